@@ -1,0 +1,236 @@
+//! One request's answer: who answers which method, what HTTP says of an errno,
+//! and what follows the reply.
+
+use super::conditional::{self, Verdict};
+use super::head::{Bad, Head, Method};
+use super::put::Receiving;
+use super::response::Reply;
+use super::{After, Site, Status, delete, get, put};
+use crate::store::path::{Refusal, StorePath};
+use crate::sys::socket::Peer;
+use std::fmt::Display;
+use std::io;
+
+/// What a request came to. Its reply, or the reply's head, is in the outbox.
+pub enum Outcome {
+    Done(After),
+    Send(Box<get::Sending>, After),
+    Receive(Box<Receiving>),
+}
+
+/// A reply in the making.
+pub struct Answer<'a> {
+    pub site: &'a Site,
+    pub out: &'a mut Vec<u8>,
+    pub keep_alive: bool,
+    peer: &'a Peer,
+    date: &'a [u8; 29],
+    /// The client does not expect the end that `keep_alive` announces, or has
+    /// more to say than we read.
+    surprise: bool,
+}
+
+impl<'a> Answer<'a> {
+    pub fn new(
+        site: &'a Site,
+        peer: &'a Peer,
+        out: &'a mut Vec<u8>,
+        date: &'a [u8; 29],
+    ) -> Answer<'a> {
+        let draining = site.is_draining();
+        Answer {
+            site,
+            out,
+            keep_alive: !draining,
+            peer,
+            date,
+            surprise: draining,
+        }
+    }
+
+    /// Answers `head`. `arrived`: bytes behind it that have come already.
+    /// `body_left`: a body follows that nobody will read.
+    pub fn request(
+        &mut self,
+        head: &Head<'_>,
+        read_only: bool,
+        arrived: u64,
+        body_left: bool,
+    ) -> Outcome {
+        self.keep_alive &= head.keep_alive;
+        if body_left {
+            self.close();
+        }
+        let reads = matches!(head.method, Method::Get | Method::Head);
+        if read_only && !reads {
+            return match head.method {
+                Method::Put => self.refuse_body(Status::MethodNotAllowed),
+                _ => self.bare(Status::MethodNotAllowed),
+            };
+        }
+        let path = match StorePath::parse(head.target) {
+            Ok(path) => path,
+            Err(refusal) => return self.refuse_path(head, refusal),
+        };
+        match head.method {
+            Method::Get | Method::Head => get::answer(head, &path, self),
+            Method::Delete => delete::answer(head, &path, self),
+            Method::Mkcol => self.bare(Status::BadRequest),
+            Method::Put => match path.for_put() {
+                Ok(()) => put::begin(head, path, arrived, self),
+                Err(refusal) => self.refuse_path(head, refusal),
+            },
+        }
+    }
+
+    /// Whether a condition of the request (If-Match and the like) forbids to
+    /// write to `path` as it is now.
+    pub fn forbids_write(&self, head: &Head<'_>, path: &StorePath) -> bool {
+        if !conditional::binds_writes(head) {
+            return false;
+        }
+        let now = self.site.store.read(path).ok();
+        let now = now.map(|(_, facts)| get::validators(&facts));
+        conditional::evaluate(head, now.as_ref()) == Verdict::PreconditionFailed
+    }
+
+    /// The writer of this reply's head.
+    pub fn reply(&mut self) -> Reply<'_> {
+        Reply {
+            out: self.out,
+            date: self.date,
+            keep_alive: self.keep_alive,
+        }
+    }
+
+    /// The connection ends after this reply, against the client's expectation.
+    fn close(&mut self) {
+        self.keep_alive = false;
+        self.surprise = true;
+    }
+
+    fn after(&self) -> After {
+        match (self.keep_alive, self.surprise) {
+            (true, _) => After::Request,
+            (false, true) => After::Linger,
+            (false, false) => After::Close,
+        }
+    }
+
+    /// The reply is complete.
+    pub fn done(&self) -> Outcome {
+        Outcome::Done(self.after())
+    }
+
+    /// The reply's head is complete, a file follows.
+    pub fn send(&self, sending: get::Sending) -> Outcome {
+        Outcome::Send(Box::new(sending), self.after())
+    }
+
+    /// A reply without content.
+    pub fn bare(&mut self, status: Status) -> Outcome {
+        self.reply().bare(status);
+        self.done()
+    }
+
+    /// The same, and the connection ends: a body is on its way that nobody will
+    /// read.
+    pub fn refuse_body(&mut self, status: Status) -> Outcome {
+        self.close();
+        self.bare(status)
+    }
+
+    /// A request that breaks the rules.
+    pub fn refuse(&mut self, bad: Bad) -> Outcome {
+        crate::log::client(format_args!(
+            "{} refused: {} ({})",
+            self.peer,
+            bad.why,
+            bad.status.line()
+        ));
+        self.refuse_body(bad.status)
+    }
+
+    /// A head that did not come to its end in time.
+    pub fn time_out(&mut self) -> Outcome {
+        self.refuse(Bad {
+            status: Status::RequestTimeout,
+            why: "no whole request head within --head-timeout",
+        })
+    }
+
+    /// A target that is no path here. Escapes are answered as any forbidden
+    /// path; a PUT's body makes each failure the connection's end.
+    fn refuse_path(&mut self, head: &Head<'_>, refusal: Refusal) -> Outcome {
+        let (status, why) = match refusal {
+            Refusal::Escapes => (Status::Forbidden, "path contains .."),
+            Refusal::Invalid => (Status::BadRequest, "path that nothing can have"),
+            Refusal::TooLong => (Status::UriTooLong, "path too long"),
+        };
+        if refusal != Refusal::Escapes || head.method == Method::Put {
+            self.close();
+        }
+        crate::log::client(format_args!(
+            "{} {} {} refused: {why} ({})",
+            self.peer,
+            head.method.name(),
+            head.target[..head.target.len().min(256)].escape_ascii(),
+            status.line()
+        ));
+        self.bare(status)
+    }
+
+    /// A system call on the path failed: what HTTP says of it. Logged, unless
+    /// it is only that the file is not there.
+    pub fn failed(&mut self, method: Method, path: &StorePath, e: &io::Error) -> Outcome {
+        let status = status_of(e);
+        if status != Status::NotFound {
+            self.note(method, path, e);
+        }
+        if method == Method::Put {
+            return self.refuse_body(status);
+        }
+        if status == Status::InsufficientStorage {
+            self.close();
+        }
+        self.bare(status)
+    }
+
+    /// A file that shrank (or failed) before its reply had left: the reply was
+    /// taken back, and the connection ends without it.
+    pub fn cut_short(&mut self, head: &Head<'_>, e: Option<io::Error>) -> Outcome {
+        let why: &dyn Display = match &e {
+            Some(e) => e,
+            None => &"the file has become shorter",
+        };
+        crate::log::client(format_args!(
+            "{} {} {} failed: {why}",
+            self.peer,
+            head.method.name(),
+            head.target.escape_ascii()
+        ));
+        Outcome::Done(After::Close)
+    }
+
+    /// One line about a request that went wrong.
+    pub fn note(&self, method: Method, path: &StorePath, why: impl Display) {
+        crate::log::client(format_args!(
+            "{} {} {} failed: {why}",
+            self.peer,
+            method.name(),
+            path.display()
+        ));
+    }
+}
+
+/// What HTTP says of an errno: the one table.
+pub fn status_of(e: &io::Error) -> Status {
+    match e.raw_os_error().unwrap_or_default() {
+        libc::ENOENT => Status::NotFound,
+        // EXDEV, ELOOP: a symlink that leads out of its device.
+        libc::EACCES | libc::EPERM | libc::EXDEV | libc::ELOOP => Status::Forbidden,
+        libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::ERANGE => Status::InsufficientStorage,
+        libc::EMFILE | libc::ENFILE | libc::ENOMEM => Status::Unavailable,
+        _ => Status::InternalError,
+    }
+}

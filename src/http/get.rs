@@ -1,0 +1,214 @@
+//! GET and HEAD.
+
+use super::conditional::{self, Validators, Verdict};
+use super::head::{Head, Method};
+use super::range::{self, Ranges, Span};
+use super::response::{About, Content, part_head, parts_end};
+use super::{Answer, Outcome, Status};
+use crate::buffer::Outbox;
+use crate::store::download::{Download, Sent};
+use crate::store::path::StorePath;
+use crate::sys::file::{Facts, Kind};
+use std::fs::File;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// A file (or a part of one) up to this length leaves in one send with its
+/// header; a longer one by sendfile. Bytes.
+const INLINE: u64 = 32 * 1024;
+
+/// What one turn sends of a file before others get theirs. Bytes.
+pub const TURN: usize = 256 * 1024;
+
+/// Answers a GET or HEAD of `path`.
+pub fn answer(head: &Head<'_>, path: &StorePath, to: &mut Answer<'_>) -> Outcome {
+    if path.is_root() {
+        // For `mogadm check`; a Range is ignored, there is nothing to cut.
+        let about = About {
+            mtime: 0,
+            etag: None,
+        };
+        to.reply().content(&about, &Content::Whole(0));
+        return to.done();
+    }
+    match to.site.store.read(path) {
+        Ok((file, facts)) if facts.kind == Kind::Regular => file_reply(head, file, &facts, to),
+        Ok(_) => to.bare(Status::Forbidden),
+        Err(e) => to.failed(head.method, path, &e),
+    }
+}
+
+fn file_reply(head: &Head<'_>, file: File, facts: &Facts, to: &mut Answer<'_>) -> Outcome {
+    let now = validators(facts);
+    let about = About {
+        mtime: facts.mtime,
+        etag: Some(&now.etag),
+    };
+    let wanted = match conditional::evaluate(head, Some(&now)) {
+        Verdict::Proceed if head.method == Method::Get => head.range,
+        Verdict::Proceed | Verdict::ProceedIgnoringRange => None,
+        Verdict::NotModified => {
+            to.reply().not_modified(&about);
+            return to.done();
+        }
+        Verdict::PreconditionFailed => return to.bare(Status::PreconditionFailed),
+    };
+    let (span, content) = match range::resolve(wanted, facts.size) {
+        Ok(Ranges::Whole) => (Span::whole(facts.size), Content::Whole(facts.size)),
+        Ok(Ranges::One(span)) => (span, Content::Part(span, facts.size)),
+        Ok(Ranges::Many(spans)) => return many(file, facts, &about, &spans, to),
+        Ok(Ranges::Unsatisfiable) => {
+            to.reply().unsatisfiable(facts.size);
+            return to.done();
+        }
+        Err(bad) => return to.refuse(bad),
+    };
+    let start = to.out.len();
+    to.reply().content(&about, &content);
+    if head.method == Method::Head || span.is_empty() {
+        return to.done();
+    }
+    let download = Download::new(file, span.len());
+    if span.len() > INLINE {
+        return to.send(Sending::one(download, span));
+    }
+    match download.read_into(to.out, span.first(), span.len() as usize) {
+        Ok(n) if n as u64 == span.len() => to.done(),
+        // It shrank since fstat: the reply must not go out at all.
+        short => {
+            to.out.truncate(start);
+            to.cut_short(head, short.err())
+        }
+    }
+}
+
+/// What conditional requests compare with.
+pub fn validators(facts: &Facts) -> Validators {
+    Validators::new(
+        facts.inode,
+        facts.size,
+        facts.mtime,
+        i64::from(facts.mtime_nsec),
+    )
+}
+
+fn many(
+    file: File,
+    facts: &Facts,
+    about: &About<'_>,
+    spans: &[Span],
+    to: &mut Answer<'_>,
+) -> Outcome {
+    // Nothing of a file can be taken for a boundary: lengths are known, and
+    // this one cannot be guessed by whoever stored it before now.
+    let boundary = format!(
+        "{:016x}{:08x}",
+        crate::sys::clock::seed(),
+        facts.inode as u32
+    );
+    let mut parts: Vec<Part> = spans
+        .iter()
+        .enumerate()
+        .map(|(nr, span)| Part {
+            before: part_head(&boundary, *span, facts.size, nr == 0),
+            span: *span,
+        })
+        .collect();
+    let after = parts_end(&boundary);
+    let len = |part: &Part| part.before.len() as u64 + part.span.len();
+    let total = parts.iter().map(len).sum::<u64>() + after.len() as u64;
+    to.reply().content(about, &Content::Parts(total, &boundary));
+    parts.reverse();
+    to.send(Sending {
+        download: Download::new(file, total),
+        offset: 0,
+        left: 0,
+        parts,
+        after,
+    })
+}
+
+/// A file on its way out, its header sent or in the outbox.
+pub struct Sending {
+    download: Download,
+    /// Of the span that is being sent.
+    offset: u64,
+    left: u64,
+    /// What follows it, the next one last.
+    parts: Vec<Part>,
+    /// What follows the last part.
+    after: Vec<u8>,
+}
+
+struct Part {
+    before: Vec<u8>,
+    span: Span,
+}
+
+/// How far a turn of sending came.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Sends {
+    /// All is sent, or in the outbox.
+    Done,
+    /// The turn's share is.
+    Turn,
+    /// The socket is full.
+    Blocked,
+    /// The file shrank.
+    Short,
+}
+
+impl Sending {
+    fn one(download: Download, span: Span) -> Sending {
+        Sending {
+            download,
+            offset: span.first(),
+            left: span.len(),
+            parts: Vec::new(),
+            after: Vec::new(),
+        }
+    }
+
+    /// Bytes of the file that are still to be sent, for a log line.
+    pub fn left(&self) -> u64 {
+        self.left + self.parts.iter().map(|part| part.span.len()).sum::<u64>()
+    }
+
+    /// Sends one turn's share. `sent` grows by what the socket took.
+    pub fn turn(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        outbox: &mut Outbox,
+        sent: &mut usize,
+    ) -> io::Result<Sends> {
+        loop {
+            let waiting = outbox.len();
+            let flushed = outbox.flush(socket, self.left > 0 || !self.parts.is_empty())?;
+            *sent += waiting - outbox.len();
+            if !flushed {
+                return Ok(Sends::Blocked);
+            }
+            while self.left > 0 {
+                let share = (TURN.saturating_sub(*sent) as u64).min(self.left) as usize;
+                if share == 0 {
+                    return Ok(Sends::Turn);
+                }
+                match self.download.send(socket, self.offset, share)? {
+                    Sent::Bytes(n) => {
+                        *sent += n;
+                        self.offset += n as u64;
+                        self.left -= n as u64;
+                    }
+                    Sent::Blocked => return Ok(Sends::Blocked),
+                    Sent::Short => return Ok(Sends::Short),
+                }
+            }
+            let Some(part) = self.parts.pop() else {
+                outbox.buf().append(&mut self.after);
+                return Ok(Sends::Done);
+            };
+            outbox.buf().extend_from_slice(&part.before);
+            (self.offset, self.left) = (part.span.first(), part.span.len());
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! rmogstored: a storage server for files over HTTP, for nodes with many disks.
+//!
+//! The map. A connection flows from left to right; `queues.txt` tells why.
+//!
+//! ```text
+//!  listener ─▶ acceptor ─▶ queue ─▶ consumer ─▶ client ─▶ http ─▶ get|put|delete ─▶ store ─▶ disk
+//!                ▲ gate      ▲          │
+//!                └───────────┴── Next ──┘
+//!  master ─ forks ▶ worker ─ starts ▶ {acceptors, consumers, housekeeper}     (scoreboard between all)
+//! ```
+//!
+//! `sys` ← `store, queue, buffer, scoreboard, log` ← `http` ← `client` ←
+//! `worker` ← `master`: arrows point one way, and `tests/tidy.rs` checks it.
+//! The library is public to the tests, benches and fuzz targets of this
+//! repository; it is no API.
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod master;
+
+pub mod listener;
+pub mod worker;
+
+pub mod client;
+pub mod queue;
+
+pub mod http;
+
+pub mod store;
+
+pub mod buffer;
+pub mod channel;
+pub mod log;
+pub mod scoreboard;
+
+#[expect(unsafe_code, reason = "the fence: see sys/mod.rs")]
+pub mod sys;
+
+/// The locks, named once: the model check (`tests/model.rs`) mounts `queue.rs`
+/// and `gate.rs` over the model checker's own.
+mod sync {
+    pub use parking_lot::{Condvar, Mutex};
+}
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Runs the program with this argv; returns when the master has ended.
+pub fn run(argv: impl Iterator<Item = OsString>) -> ExitCode {
+    log::to_stderr();
+    let config = match config::cli::parse(argv) {
+        Ok(config) => config,
+        Err(end) => return end.say(),
+    };
+    match master::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            ::log::error!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The master: one process, one thread, no clients. It minds the workers: a
+//! mio loop over signals and the workers' channels; take one event, do one
+//! thing.
+
+pub mod children;
+
+use crate::config::Config;
+use crate::listener::{Address, Listener};
+use crate::scoreboard::Scoreboard;
+use crate::sys::signal::{Inbox, Mask, Signal};
+use crate::sys::{process, socket, watch};
+use crate::worker::{self, Start};
+use children::{Children, Heir};
+use mio::{Events, Poll, Token};
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Tokens below this are the channels of the workers of that number.
+const SIGNALS: Token = Token(crate::scoreboard::MAX_WORKERS);
+
+/// Heartbeats are looked at in this interval.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// After the word to stop at once: then SIGKILL.
+const KILL_AFTER: Duration = Duration::from_secs(1);
+
+/// And then the master leaves: a process inside a dead disk's call cannot be
+/// killed, nor waited for.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(6);
+
+/// Why the master ended otherwise than it was told to: one line.
+pub struct Failure(String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn failed(what: impl fmt::Display) -> impl FnOnce(io::Error) -> Failure {
+    move |e| Failure(format!("{what}: {e}"))
+}
+
+/// How far a stop has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stopping {
+    No,
+    Graceful,
+    /// Since then.
+    Fast(Instant),
+    /// SIGKILL was sent; since then.
+    Killed(Instant),
+}
+
+/// See the module.
+struct Master {
+    config: Config,
+    listeners: Vec<Listener>,
+    scoreboard: Scoreboard,
+    children: Children,
+    poll: Poll,
+    signals: Inbox,
+    stopping: Stopping,
+    /// All workers of the start have been ready once.
+    started: bool,
+    consumers: usize,
+    umask: u32,
+}
+
+/// Runs until it is told to stop.
+pub fn run(config: Config) -> Result<(), Failure> {
+    let solo = process::Solo::prove().map_err(failed("at start"))?;
+    let umask = process::umask(&solo);
+    let docroot = config.docroot.display();
+    // Opened for the error alone: each worker opens its own.
+    drop(
+        crate::sys::file::open_root(&config.docroot)
+            .map_err(failed(format_args!("--docroot={docroot}")))?,
+    );
+    raise_descriptor_limit(&config);
+    let threads = config
+        .threads
+        .unwrap_or_else(|| (10 * devices(&config.docroot)).clamp(10, 100));
+    let mut listeners = Vec::new();
+    for (address, serves) in &config.listeners {
+        let listener = Listener::bind(address, *serves)
+            .map_err(failed(format_args!("cannot listen on {address}")))?;
+        log::info!("listening on {serves} {}", listener.address);
+        listeners.push(listener);
+    }
+    let poll = Poll::new().map_err(failed("the master's loop"))?;
+    let signals = Inbox::open().map_err(failed("signal handlers"))?;
+    watch::readable(poll.registry(), signals.as_fd(), SIGNALS).map_err(failed("signals"))?;
+    // Whoever started us may have blocked some.
+    Mask::none().apply();
+    let scoreboard = Scoreboard::new().map_err(failed("the scoreboard's memory"))?;
+    let mut master = Master {
+        children: Children::new(config.workers, scoreboard.clone()),
+        consumers: threads.div_ceil(config.workers),
+        config,
+        listeners,
+        scoreboard,
+        poll,
+        signals,
+        stopping: Stopping::No,
+        started: false,
+        umask,
+    };
+    let ended = master.mind();
+    for listener in &master.listeners {
+        listener.unlink();
+    }
+    ended
+}
+
+impl Master {
+    /// The loop.
+    fn mind(&mut self) -> Result<(), Failure> {
+        let mut events = Events::with_capacity(64);
+        loop {
+            if self.stopping == Stopping::No {
+                self.spawn_missing();
+            } else if self.children.is_empty() {
+                return Ok(());
+            }
+            match self.poll.poll(&mut events, Some(self.nap())) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => other.map_err(failed("the master's loop"))?,
+            }
+            for event in &events {
+                match event.token() {
+                    SIGNALS => {}
+                    Token(nr) => self.children.listen(nr),
+                }
+            }
+            self.greet();
+            let told: Vec<Signal> = self.signals.take().collect();
+            for signal in told {
+                self.obey(signal);
+            }
+            // At each turn, not only at SIGCHLD (signals coalesce), and after
+            // they were taken: one that comes later wakes the next turn.
+            self.reap()?;
+            self.children.kill_silent();
+            if self.press_on() {
+                return Err(Failure(format!(
+                    "{} did not end; a disk that hangs? see /proc/PID/task/*/stack",
+                    self.children.names()
+                )));
+            }
+        }
+    }
+
+    /// How long there is nothing to do.
+    fn nap(&self) -> Duration {
+        self.children.next_spawn().map_or(LOOK, |due| {
+            due.saturating_duration_since(Instant::now()).min(LOOK)
+        })
+    }
+
+    fn greet(&mut self) {
+        if !self.started && self.children.are_all_ready() {
+            self.started = true;
+            log::info!("ready with {} workers", self.config.workers);
+        }
+    }
+
+    fn reap(&mut self) -> Result<(), Failure> {
+        let stopping = self.stopping != Stopping::No;
+        let stillborn = self
+            .children
+            .reap(stopping)
+            .map_err(failed("waiting for workers"))?;
+        if let Some(nr) = stillborn.filter(|_| !self.started && !stopping) {
+            // The first start of all: the operator is still looking.
+            self.tell_stop(Stopping::Fast(Instant::now()));
+            return Err(Failure(format!(
+                "worker {nr} could not start (its reason is above): giving up"
+            )));
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, signal: Signal) {
+        match (signal, self.stopping) {
+            (Signal::Child, _) => {}
+            (Signal::Quit | Signal::Term, Stopping::No) => {
+                log::info!("stopping: who has begun a request is served to the end");
+                self.close_the_door();
+                self.tell_stop(Stopping::Graceful);
+            }
+            (Signal::Quit | Signal::Term, Stopping::Graceful)
+            | (Signal::Int, Stopping::No | Stopping::Graceful) => {
+                log::info!("stopping at once");
+                self.tell_stop(Stopping::Fast(Instant::now()));
+            }
+            (_, Stopping::Fast(_) | Stopping::Killed(_)) => {}
+        }
+    }
+
+    /// No new client comes, and none that has come is lost: the workers empty
+    /// the listen queues.
+    fn close_the_door(&self) {
+        for listener in &self.listeners {
+            match listener.address {
+                Address::Unix(_) => listener.unlink(),
+                Address::Inet(_) => match socket::refuse_new(listener.as_fd()) {
+                    Err(e) if e.kind() != io::ErrorKind::Unsupported => {
+                        log::warn!("{}: SO_ATTACH_FILTER: {e}", listener.address);
+                    }
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    fn tell_stop(&mut self, how: Stopping) {
+        self.stopping = how;
+        self.children.tell(match how {
+            Stopping::Graceful => crate::channel::Message::Quit { last: true },
+            _ => crate::channel::Message::Fast,
+        });
+    }
+
+    /// Who does not obey is killed; true when that did not help either.
+    fn press_on(&mut self) -> bool {
+        match self.stopping {
+            Stopping::Fast(since) if since.elapsed() >= KILL_AFTER => {
+                self.children.kill_all();
+                self.stopping = Stopping::Killed(since);
+                false
+            }
+            Stopping::Killed(since) => since.elapsed() >= GIVE_UP_AFTER,
+            _ => false,
+        }
+    }
+
+    fn spawn_missing(&mut self) {
+        while let Some(nr) = self.children.due() {
+            match self.children.spawn(nr, &self.poll) {
+                Ok(None) => {}
+                Ok(Some(heir)) => self.become_worker(nr, heir),
+                Err(e) => {
+                    log::error!("worker {nr} could not be forked: {e}");
+                    self.children.postpone(nr);
+                }
+            }
+        }
+    }
+
+    /// On the child's side of the fork: from here on this process is a worker.
+    /// What the master owns lies dead in its memory and is never dropped.
+    fn become_worker(&mut self, nr: usize, heir: Heir) -> ! {
+        let listeners = std::mem::take(&mut self.listeners);
+        let keep: Vec<_> = listeners.iter().map(Listener::as_fd).collect();
+        let code = match heir.settle(&keep) {
+            Ok((channel, signals)) => worker::run(Start {
+                nr,
+                config: self.config.clone(),
+                listeners: listeners.into_iter().map(Listener::into_parts).collect(),
+                channel,
+                scoreboard: self.scoreboard.clone(),
+                consumers: self.consumers,
+                umask: self.umask,
+                signals,
+            }),
+            Err(e) => {
+                log::error!("worker {nr}: after the fork: {e}");
+                1
+            }
+        };
+        process::exit(code)
+    }
+}
+
+/// Devices in the docroot: `dev` and a number, as MogileFS names them; one at
+/// least.
+fn devices(docroot: &Path) -> usize {
+    let is_device = |name: &std::ffi::OsStr| {
+        name.to_str()
+            .and_then(|name| name.strip_prefix("dev"))
+            .is_some_and(|nr| !nr.is_empty() && nr.bytes().all(|b| b.is_ascii_digit()))
+    };
+    std::fs::read_dir(docroot)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| is_device(&entry.file_name()))
+        .count()
+        .max(1)
+}
+
+/// Two descriptors a connection, and some for the worker itself; root raises
+/// the hard limit too. What is missing then, the worker says: it takes fewer
+/// connections.
+fn raise_descriptor_limit(config: &Config) {
+    const OWN: u64 = 128;
+    let share = config.max_connections.div_ceil(config.workers) as u64;
+    let wanted = 2 * share + OWN;
+    let Ok((soft, hard)) = process::descriptor_limits() else {
+        return;
+    };
+    if soft < wanted && process::set_descriptor_limits(wanted, hard.max(wanted)).is_err() {
+        // Not root: as far as the hard limit goes.
+        let _ = process::set_descriptor_limits(wanted.min(hard), hard);
+    }
+}

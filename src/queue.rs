@@ -1,0 +1,274 @@
+//! The one-shot queue: it owns every client that no thread is serving.
+//!
+//! `next` moves a client out to a consumer, `rearm` moves it back in: one owner
+//! at a time is a move, not a comment. The kernel knows only a token; a late
+//! event for a client that has gone finds nothing and is dropped.
+
+use crate::sync::Mutex;
+use crate::sys::selector::{Event, Selector};
+use slab::Slab;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+pub use crate::sys::selector::Wait;
+
+/// What a client asks of the queue when its turn ends.
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Park it until this.
+    Rearm(Wait),
+    /// It is done, or hopeless: close it.
+    Close,
+}
+
+/// Locks that threads can hold at the same time; a power of two.
+const SHARDS: usize = 16;
+const SHARD_BITS: u32 = SHARDS.trailing_zeros();
+const KEY_BITS: u32 = 32 - SHARD_BITS;
+/// Clients that one shard can park: below the poison's token.
+const MAX_KEYS: usize = (1 << KEY_BITS) - 1;
+
+/// A belt against wake-ups that some kernels lose (5.1 to 5.5): consumers look
+/// again after this, though nothing was announced.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// Where a client is parked: slab reuses keys at once, so without a generation
+/// a late event could hit the next client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Token {
+    shard: usize,
+    key: usize,
+    generation: u32,
+}
+
+impl Token {
+    fn to_u64(self) -> u64 {
+        (u64::from(self.generation) << 32) | ((self.key << SHARD_BITS) | self.shard) as u64
+    }
+
+    fn from_u64(raw: u64) -> Token {
+        let place = raw as u32 as usize;
+        Token {
+            shard: place % SHARDS,
+            key: place >> SHARD_BITS,
+            generation: (raw >> 32) as u32,
+        }
+    }
+}
+
+struct Slot<T> {
+    generation: u32,
+    /// None while a consumer has it.
+    client: Option<Box<T>>,
+}
+
+struct Shard<T> {
+    slots: Slab<Slot<T>>,
+    next_generation: u32,
+}
+
+impl<T> Shard<T> {
+    fn slot(&mut self, token: Token) -> Option<&mut Slot<T>> {
+        self.slots
+            .get_mut(token.key)
+            .filter(|slot| slot.generation == token.generation)
+    }
+}
+
+/// See the module.
+pub struct Queue<T> {
+    selector: Selector,
+    shards: [Mutex<Shard<T>>; SHARDS],
+    /// New clients are dealt out in turn.
+    next_shard: AtomicUsize,
+    len: AtomicUsize,
+}
+
+/// A client that is out of the queue for one turn, with its place kept.
+#[must_use = "a turn ends by rearm or close"]
+pub struct Turn<T> {
+    token: Token,
+    client: Box<T>,
+}
+
+impl<T> Deref for Turn<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.client
+    }
+}
+
+impl<T> DerefMut for Turn<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.client
+    }
+}
+
+impl<T: AsFd> Queue<T> {
+    /// An empty queue of this process. Make it after the fork.
+    pub fn new() -> io::Result<Queue<T>> {
+        Ok(Queue {
+            selector: Selector::new()?,
+            shards: std::array::from_fn(|_| {
+                Mutex::new(Shard {
+                    slots: Slab::new(),
+                    next_generation: 0,
+                })
+            }),
+            next_shard: AtomicUsize::new(0),
+            len: AtomicUsize::new(0),
+        })
+    }
+
+    /// Clients that it knows: parked, or out for their turn.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// Whether no client is left.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Parks a new client until it can be read. The error gives it back (the
+    /// kernel is out of memory or of watches, or this shard is full).
+    pub fn add(&self, client: Box<T>) -> Result<(), (Box<T>, io::Error)> {
+        let nr = self.next_shard.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        let mut shard = self.shards[nr].lock();
+        if shard.slots.len() >= MAX_KEYS {
+            return Err((client, io::Error::from_raw_os_error(libc::ENOMEM)));
+        }
+        let generation = shard.next_generation;
+        shard.next_generation = generation.wrapping_add(1);
+        let key = shard.slots.insert(Slot {
+            generation,
+            client: None,
+        });
+        let token = Token {
+            shard: nr,
+            key,
+            generation,
+        };
+        // Armed under the lock: whoever gets the event waits for it, and finds
+        // the client parked.
+        match self
+            .selector
+            .add(client.as_fd(), token.to_u64(), Wait::Read)
+        {
+            Ok(()) => {
+                shard.slots[key].client = Some(client);
+                self.len.fetch_add(1, Ordering::AcqRel);
+                Ok(())
+            }
+            Err(e) => {
+                shard.slots.remove(key);
+                Err((client, e))
+            }
+        }
+    }
+
+    /// Waits for a client that is ready and takes it out. None is the poison:
+    /// the consumer has passed it on and shall leave.
+    pub fn next(&self) -> io::Result<Option<Turn<T>>> {
+        loop {
+            match self.selector.wait(LONGEST_WAIT) {
+                Ok(Event::Ready(raw)) => {
+                    let token = Token::from_u64(raw);
+                    let mut shard = self.shards[token.shard].lock();
+                    if let Some(client) = shard.slot(token).and_then(|slot| slot.client.take()) {
+                        return Ok(Some(Turn { token, client }));
+                    }
+                }
+                Ok(Event::Poison) => {
+                    self.selector.pass_poison()?;
+                    return Ok(None);
+                }
+                Ok(Event::Timeout) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Ends a turn: parks the client again and arms it. After this another
+    /// thread may be serving it already.
+    pub fn rearm(&self, turn: Turn<T>, wait: Wait) -> io::Result<()> {
+        let Turn { token, client } = turn;
+        let mut shard = self.shards[token.shard].lock();
+        match self.selector.rearm(client.as_fd(), token.to_u64(), wait) {
+            Ok(()) => {
+                // Its slot is there: only its own turn or retain (of parked
+                // clients) removes one.
+                if let Some(slot) = shard.slot(token) {
+                    slot.client = Some(client);
+                }
+                Ok(())
+            }
+            Err(e) => {
+                drop(shard);
+                self.close(Turn { token, client });
+                Err(e)
+            }
+        }
+    }
+
+    /// Ends a turn and the client.
+    pub fn close(&self, turn: Turn<T>) {
+        let Turn { token, client } = turn;
+        self.selector.forget(client.as_fd());
+        self.shards[token.shard].lock().slots.remove(token.key);
+        // The token is dead; only now may the descriptor's number be reused.
+        drop(client);
+        self.len.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Looks at every parked client in place and drops those for which `keep`
+    /// says no; returns how many. Clients that are out for a turn are not seen.
+    pub fn retain(&self, mut keep: impl FnMut(&mut T) -> bool) -> usize {
+        let mut dropped = 0;
+        for shard in &self.shards {
+            let mut leaving = Vec::new();
+            shard.lock().slots.retain(|_, slot| {
+                let stays = slot.client.as_deref_mut().is_none_or(&mut keep);
+                if !stays {
+                    leaving.extend(slot.client.take());
+                }
+                stays
+            });
+            // Closed outside the lock: an upload has a file to give back.
+            for client in &leaving {
+                self.selector.forget(client.as_fd());
+            }
+            dropped += leaving.len();
+        }
+        self.len.fetch_sub(dropped, Ordering::AcqRel);
+        dropped
+    }
+
+    /// Tells all consumers to leave: each one's `next` returns None. Call it
+    /// again until all have left, should the kernel drop a wake-up.
+    pub fn poison(&self) -> io::Result<()> {
+        self.selector.poison()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_survives_the_kernel() {
+        let token = Token {
+            shard: 15,
+            key: MAX_KEYS - 1,
+            generation: u32::MAX,
+        };
+        assert_eq!(Token::from_u64(token.to_u64()), token);
+        assert_ne!(token.to_u64(), u64::MAX, "the poison's token");
+    }
+}

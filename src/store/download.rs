@@ -1,0 +1,87 @@
+//! A file on its way to a client.
+
+use crate::sys::{file, sendfile};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// From this length on the kernel is told to read ahead. Bytes.
+const LONG: u64 = 256 * 1024;
+
+/// What one read-and-send takes where sendfile cannot. Bytes.
+const COPY: usize = 64 * 1024;
+
+/// An open file of which spans are sent.
+pub struct Download {
+    file: File,
+    /// sendfile said that it cannot (some FUSE filesystems): copy instead.
+    copies: bool,
+}
+
+/// What one send did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    Bytes(usize),
+    /// The socket is full.
+    Blocked,
+    /// The file has no byte there any more: it shrank.
+    Short,
+}
+
+impl Download {
+    /// `len`: what will be sent of it in all.
+    pub fn new(file: File, len: u64) -> Download {
+        if len > LONG {
+            file::will_read_all(file.as_fd());
+        }
+        Download {
+            file,
+            copies: false,
+        }
+    }
+
+    /// Sends up to `max` bytes from `offset`, without copying where possible.
+    pub fn send(&mut self, socket: BorrowedFd<'_>, offset: u64, max: usize) -> io::Result<Sent> {
+        if !self.copies {
+            match sendfile::sendfile(socket, self.file.as_fd(), offset, max) {
+                Ok(0) => return Ok(Sent::Short),
+                Ok(n) => return Ok(Sent::Bytes(n)),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Blocked),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(Sent::Bytes(0)),
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
+                    self.copies = true;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        self.copy(socket, offset, max)
+    }
+
+    fn copy(&self, socket: BorrowedFd<'_>, offset: u64, max: usize) -> io::Result<Sent> {
+        let mut bytes = Vec::new();
+        if self.read_into(&mut bytes, offset, max.min(COPY))? == 0 {
+            return Ok(Sent::Short);
+        }
+        match crate::sys::socket::send(socket, &bytes, false) {
+            Ok(n) => Ok(Sent::Bytes(n)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Sent::Blocked),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(Sent::Bytes(0)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Reads up to `len` bytes from `offset` behind the end of `buf`; fewer only
+    /// at the end of the file. Returns how many.
+    pub fn read_into(&self, buf: &mut Vec<u8>, offset: u64, len: usize) -> io::Result<usize> {
+        let mut got = 0;
+        while got < len {
+            match file::pread_append(self.file.as_fd(), buf, len - got, offset + got as u64) {
+                Ok(0) => break,
+                Ok(n) => got += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(got)
+    }
+}

@@ -1,0 +1,149 @@
+//! The only door to the disk: every path that a client sent is opened here,
+//! beneath the docroot, and nowhere else.
+
+pub mod download;
+pub mod path;
+pub mod upload;
+
+use crate::sys::file::{self, Facts, Open};
+use path::StorePath;
+use std::borrow::Cow;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What is on the disk before an upload is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing is waited for.
+    #[default]
+    None,
+    /// The content: fdatasync.
+    Data,
+    /// The content, and its name: the directories too.
+    Full,
+}
+
+/// A docroot. It holds one descriptor, of the docroot itself: none of a
+/// device, so that a disk can be unmounted, and a mount appears at once.
+pub struct Store {
+    root: OwnedFd,
+    durability: Durability,
+    /// Less than these bits: 0666 for files.
+    umask: u32,
+    /// openat2 is missing (Linux before 5.6, or a sandbox): walk instead.
+    walks: AtomicBool,
+}
+
+impl Store {
+    /// Opens the docroot. Each worker opens its own, after the fork.
+    pub fn open(docroot: &Path, durability: Durability, umask: u32) -> io::Result<Store> {
+        Ok(Store {
+            root: file::open_root(docroot)?,
+            durability,
+            umask,
+            walks: AtomicBool::new(false),
+        })
+    }
+
+    /// Opens what `path` leads to, for reading.
+    pub fn read(&self, path: &StorePath) -> io::Result<(File, Facts)> {
+        let file = self.beneath(path.as_c_str(), Open::Read)?;
+        let facts = file::facts(file.as_fd())?;
+        Ok((file.into(), facts))
+    }
+
+    /// Removes the name; a directory is EISDIR or EPERM.
+    pub fn delete(&self, path: &StorePath) -> io::Result<()> {
+        let parent = self.parent(path)?;
+        file::unlink(parent.as_fd(), split(path)?.1)
+    }
+
+    /// The directory that `path`'s last name is in.
+    fn parent(&self, path: &StorePath) -> io::Result<OwnedFd> {
+        match split(path)?.0 {
+            b"" => self.beneath(c".", Open::Directory),
+            parent => self.beneath(&CString::new(parent)?, Open::Directory),
+        }
+    }
+
+    /// Opens beneath the docroot. The first component alone may lead out of it
+    /// by a symlink: that is a device that the operator put elsewhere.
+    fn beneath(&self, path: &CStr, how: Open) -> io::Result<OwnedFd> {
+        match self.anchored(self.root.as_fd(), path, how) {
+            Err(e) if leads_out(&e) => {
+                let (device, below) = split_device(path).ok_or(e)?;
+                let device = file::open_directory(self.root.as_fd(), &device)?;
+                self.anchored(device.as_fd(), &below, how)
+            }
+            other => other,
+        }
+    }
+
+    fn anchored(&self, dir: BorrowedFd<'_>, path: &CStr, how: Open) -> io::Result<OwnedFd> {
+        if !self.walks.load(Ordering::Relaxed) {
+            match file::open_beneath(dir, path, how) {
+                Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => {
+                    self.walks.store(true, Ordering::Relaxed);
+                    log::warn!(
+                        "openat2: {e}; paths are walked without it, symlinks inside devices are refused"
+                    );
+                }
+                // The tree was renamed under the lookup: openat2(2) says retry.
+                Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => {}
+                other => return other,
+            }
+        }
+        walk(dir, path, how)
+    }
+}
+
+/// The directory and the name; the docroot itself has none (EISDIR).
+fn split(path: &StorePath) -> io::Result<(&[u8], &CStr)> {
+    path.parent_and_name()
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::EISDIR))
+}
+
+/// EXDEV from openat2, ELOOP from the walk.
+fn leads_out(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EXDEV | libc::ELOOP))
+}
+
+/// "dev1/a/b" is "dev1" and "a/b"; None when there is nothing below.
+fn split_device(path: &CStr) -> Option<(CString, Cow<'_, CStr>)> {
+    let bytes = path.to_bytes();
+    let slash = bytes.iter().position(|&b| b == b'/')?;
+    let device = CString::new(&bytes[..slash]).ok()?;
+    let below = CStr::from_bytes_with_nul(&path.to_bytes_with_nul()[slash + 1..]).ok()?;
+    Some(if below.is_empty() {
+        (device, Cow::Borrowed(c"."))
+    } else {
+        (device, Cow::Borrowed(below))
+    })
+}
+
+/// The equivalent of RESOLVE_BENEATH by hand: one component at a time, no
+/// symlink followed (ELOOP). `path` has no `..`: a [`StorePath`] made it.
+fn walk(root: BorrowedFd<'_>, path: &CStr, how: Open) -> io::Result<OwnedFd> {
+    let mut at: Option<OwnedFd> = None;
+    let mut names = path.to_bytes().split(|&b| b == b'/').peekable();
+    while let Some(name) = names.next() {
+        let here = at.as_ref().map_or(root, OwnedFd::as_fd);
+        // A slash at the end asks for a directory.
+        let last = names.peek().is_none();
+        let name = CString::new(if name.is_empty() { b"." } else { name })?;
+        let step = if last { how } else { Open::Directory };
+        at = Some(file::open_no_symlink(here, &name, step).map_err(|e| {
+            // O_DIRECTORY meets a symlink before O_NOFOLLOW does.
+            let refused = e.raw_os_error() == Some(libc::ENOTDIR);
+            match file::open_no_symlink(here, &name, Open::Read) {
+                Err(link) if refused && link.raw_os_error() == Some(libc::ELOOP) => link,
+                _ => e,
+            }
+        })?);
+    }
+    at.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
+}

@@ -1,0 +1,71 @@
+//! Clocks: monotonic for deadlines, real time for `Date` alone.
+
+use std::sync::OnceLock;
+
+#[cfg(target_os = "linux")]
+const MONOTONIC_COARSE: libc::clockid_t = libc::CLOCK_MONOTONIC_COARSE;
+#[cfg(target_os = "freebsd")]
+const MONOTONIC_COARSE: libc::clockid_t = libc::CLOCK_MONOTONIC_FAST;
+
+#[cfg(target_os = "linux")]
+const REALTIME_COARSE: libc::clockid_t = libc::CLOCK_REALTIME_COARSE;
+#[cfg(target_os = "freebsd")]
+const REALTIME_COARSE: libc::clockid_t = libc::CLOCK_REALTIME_FAST;
+
+fn get(clock: libc::clockid_t) -> libc::timespec {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `now` is a valid place for one timespec. The call can fail only
+    // for a clock that the kernel does not have; the ones above are older than
+    // any kernel that runs the rest.
+    unsafe { libc::clock_gettime(clock, &mut now) };
+    now
+}
+
+/// A moment of the monotonic clock in milliseconds, good to a few of them
+/// (the kernel's tick). It wraps after 49 days: compare by [`Tick::since`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tick(u32);
+
+impl Tick {
+    /// Now, without a system call (vDSO, coarse).
+    pub fn now() -> Tick {
+        let now = get(MONOTONIC_COARSE);
+        Tick((now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32)
+    }
+
+    /// Milliseconds from `earlier` to this moment, for spans below 24 days;
+    /// 0 when `earlier` is not earlier (another thread's clock may be a tick
+    /// ahead).
+    pub fn since(self, earlier: Tick) -> u32 {
+        let span = self.0.wrapping_sub(earlier.0);
+        if span > u32::MAX / 2 { 0 } else { span }
+    }
+}
+
+/// Nanoseconds of the monotonic clock, precise.
+pub fn monotonic_ns() -> u64 {
+    let now = get(libc::CLOCK_MONOTONIC);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Milliseconds of the monotonic clock: the same in all processes of the
+/// machine, so the scoreboard can carry it.
+pub fn monotonic_ms() -> u64 {
+    monotonic_ns() / 1_000_000
+}
+
+/// Seconds since the epoch, without a system call.
+pub fn unix_seconds() -> u64 {
+    get(REALTIME_COARSE).tv_sec as u64
+}
+
+/// A number that differs between processes and starts: it seeds names of
+/// temporary files.
+pub fn seed() -> u64 {
+    static START: OnceLock<u64> = OnceLock::new();
+    let start = *START.get_or_init(monotonic_ns);
+    monotonic_ns() ^ start.rotate_left(32)
+}

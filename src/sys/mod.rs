@@ -1,0 +1,42 @@
+//! The fence: every `unsafe` and every `target_os` of the program. Wrappers
+//! are thin: borrowed descriptors in, an owned one or `io::Result` out. No
+//! policy lives here: nothing retries, nothing logs, EINTR is returned.
+#![allow(
+    clippy::useless_conversion,
+    clippy::unnecessary_cast,
+    reason = "the widths of libc's types differ between systems"
+)]
+
+pub mod clock;
+pub mod file;
+pub mod memory;
+pub mod process;
+pub mod selector;
+pub mod sendfile;
+pub mod signal;
+pub mod socket;
+pub mod watch;
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+/// The result of a call that says -1 on failure.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// The same for calls that return a size.
+fn check_len(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Takes ownership of a descriptor that a call has just returned.
+fn own(fd: RawFd) -> io::Result<OwnedFd> {
+    check(fd)?;
+    // SAFETY: the call that returned `fd` made it, and gave it to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

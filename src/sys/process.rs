@@ -1,0 +1,235 @@
+//! Processes: fork, wait, limits, names.
+
+use super::check;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+/// A process id, as fork and wait know it.
+pub type Pid = libc::pid_t;
+
+/// Proof that this process has one thread, so that fork is safe: no other
+/// thread can hold a lock that the child would wait for.
+pub struct Solo(());
+
+impl Solo {
+    /// Counts the threads. The error names what was found.
+    pub fn prove() -> io::Result<Solo> {
+        let names = thread_names()?;
+        if names.len() == 1 {
+            return Ok(Solo(()));
+        }
+        Err(io::Error::other(format!(
+            "{} threads where one was expected: {}",
+            names.len(),
+            names.join(", ")
+        )))
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn thread_names() -> io::Result<Vec<String>> {
+    std::fs::read_dir("/proc/self/task")?
+        .map(|task| {
+            let path = task?.path();
+            let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+            Ok(name.trim_end().to_owned())
+        })
+        .collect()
+}
+
+/// FreeBSD counts by sysctl kern.proc.pid (`ki_numthreads`); names are not
+/// among it.
+#[cfg(target_os = "freebsd")]
+fn thread_names() -> io::Result<Vec<String>> {
+    // SAFETY: a struct of integers and bytes; zero is a value of it.
+    let mut info: libc::kinfo_proc = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::kinfo_proc>();
+    let mib = [
+        libc::CTL_KERN,
+        libc::KERN_PROC,
+        libc::KERN_PROC_PID,
+        std::process::id() as libc::c_int,
+    ];
+    // SAFETY: `info` has `len` bytes of room; the name has the length given.
+    check(unsafe {
+        libc::sysctl(
+            mib.as_ptr(),
+            mib.len() as u32,
+            (&raw mut info).cast(),
+            &mut len,
+            std::ptr::null(),
+            0,
+        )
+    })?;
+    Ok(vec!["?".to_owned(); info.ki_numthreads.max(1) as usize])
+}
+
+/// Which side of a fork one is on.
+pub enum Forked {
+    Parent(Pid),
+    Child,
+}
+
+/// `fork(2)`. The child must end by [`exit`], never by returning into the
+/// parent's code: the parent's values are all still in its memory.
+pub fn fork(_proof: Solo) -> io::Result<Forked> {
+    // SAFETY: one thread (`Solo`), so the child's copies of all locks are free.
+    let pid = check(unsafe { libc::fork() })?;
+    Ok(if pid == 0 {
+        Forked::Child
+    } else {
+        Forked::Parent(pid)
+    })
+}
+
+/// Ends this process at once, without running destructors or exit handlers.
+pub fn exit(code: i32) -> ! {
+    // SAFETY: no pointers, and it does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Exited(i32),
+    Killed { signal: i32, core: bool },
+}
+
+/// Reaps one child that has ended, if there is one; never waits.
+pub fn reap() -> io::Result<Option<(Pid, End)>> {
+    let mut status = 0;
+    // SAFETY: `status` lives through the call.
+    match check(unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) }) {
+        Ok(0) => Ok(None),
+        Ok(pid) if libc::WIFSIGNALED(status) => Ok(Some((
+            pid,
+            End::Killed {
+                signal: libc::WTERMSIG(status),
+                core: libc::WCOREDUMP(status),
+            },
+        ))),
+        Ok(pid) => Ok(Some((pid, End::Exited(libc::WEXITSTATUS(status))))),
+        Err(e) if e.raw_os_error() == Some(libc::ECHILD) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// `kill(pid, SIGKILL)`.
+pub fn kill(pid: Pid) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::kill(pid, libc::SIGKILL) })?;
+    Ok(())
+}
+
+/// Whether a process of this id exists.
+pub fn exists(pid: Pid) -> bool {
+    // SAFETY: no pointers; signal 0 only asks.
+    let answer = check(unsafe { libc::kill(pid, 0) });
+    !matches!(answer, Err(e) if e.raw_os_error() == Some(libc::ESRCH))
+}
+
+/// The name of a signal, for a log line.
+pub fn signal_name(signal: i32) -> String {
+    // SAFETY: strsignal returns a NUL-terminated text, or null.
+    let text = unsafe {
+        let text = libc::strsignal(signal);
+        if text.is_null() {
+            return format!("signal {signal}");
+        }
+        CStr::from_ptr(text).to_string_lossy()
+    };
+    format!("signal {signal} ({text})")
+}
+
+/// Closes every descriptor that is not in `keep`: a forked child holds what is
+/// on its list and nothing else.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut keep: Vec<RawFd> = keep.iter().map(|fd| fd.as_raw_fd()).collect();
+    keep.sort_unstable();
+    let mut first = 0;
+    for fd in keep.into_iter().chain([RawFd::MAX]) {
+        if first < fd {
+            close_range(first, fd - 1)?;
+        }
+        first = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// The call itself, not the C library's: glibc has it only since 2.34.
+#[cfg(target_os = "linux")]
+fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
+    // SAFETY: no pointers. Whoever owned those descriptors (the parent's
+    // values, in a forked child) never runs again in this process.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if result == 0 {
+        return Ok(());
+    }
+    close_listed("/proc/self/fd", first, last)
+}
+
+#[cfg(target_os = "freebsd")]
+fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
+    close_listed("/dev/fd", first, last)
+}
+
+/// Without close_range (Linux before 5.9): what the folder of descriptors lists.
+fn close_listed(folder: &str, first: RawFd, last: RawFd) -> io::Result<()> {
+    let open: Vec<RawFd> = std::fs::read_dir(folder)?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| (first..=last).contains(fd))
+        .collect();
+    for fd in open {
+        // SAFETY: as in close_range; EBADF for the folder's own one.
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
+}
+
+/// The soft and hard limit of open descriptors.
+pub fn descriptor_limits() -> io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: room for one rlimit.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    Ok((limit.rlim_cur as u64, limit.rlim_max as u64))
+}
+
+/// Sets both limits; raising the hard one takes root.
+pub fn set_descriptor_limits(soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: soft as libc::rlim_t,
+        rlim_max: hard as libc::rlim_t,
+    };
+    // SAFETY: one rlimit, only read.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
+    Ok(())
+}
+
+/// The file mode creation mask. Asking changes it for a moment, so only a
+/// process with one thread may.
+pub fn umask(_proof: &Solo) -> u32 {
+    // SAFETY: no pointers; it cannot fail.
+    unsafe {
+        let mask = libc::umask(0o022);
+        libc::umask(mask);
+        u32::from(mask)
+    }
+}
+
+/// Names the calling thread, as `ps -L` and `top -H` show it; 15 bytes.
+#[cfg(target_os = "linux")]
+pub fn name_thread(name: &CStr) {
+    // SAFETY: a NUL-terminated text; longer ones are cut by the kernel.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// See the Linux twin.
+#[cfg(target_os = "freebsd")]
+pub fn name_thread(name: &CStr) {
+    // SAFETY: the calling thread, and a NUL-terminated text.
+    unsafe { libc::pthread_set_name_np(libc::pthread_self(), name.as_ptr()) };
+}

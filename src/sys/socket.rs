@@ -1,0 +1,241 @@
+//! Sockets: what std and socket2 do not offer, or do with a retry inside.
+
+use super::{check, check_len, own};
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+/// The other end of a connection, as accept told it. Small: every idle
+/// connection holds one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    V4(Ipv4Addr, u16),
+    V6(Box<SocketAddrV6>),
+    /// A UNIX socket, whose clients have no address.
+    Unix,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::V4(ip, port) => write!(f, "{ip}:{port}"),
+            Peer::V6(address) => address.fmt(f),
+            Peer::Unix => f.write_str("unix:"),
+        }
+    }
+}
+
+/// `accept4(2)` on a blocking listener; the connection is non-blocking and
+/// close-on-exec. EINTR is returned: std's accept retries it, and an acceptor
+/// could not be stopped (PITFALLS 1).
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Peer)> {
+    // SAFETY: a struct of integers and bytes; zero is a value of it.
+    let mut address: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: `address` has `len` bytes of room, and both live through the call.
+    let fd = own(unsafe {
+        libc::accept4(
+            listener.as_raw_fd(),
+            (&raw mut address).cast(),
+            &mut len,
+            libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+        )
+    })?;
+    Ok((fd, peer(&address)))
+}
+
+fn peer(address: &libc::sockaddr_storage) -> Peer {
+    match i32::from(address.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says which of the structs the kernel wrote,
+            // and sockaddr_storage has room and alignment for each of them.
+            let v4 = unsafe { &*(&raw const *address).cast::<libc::sockaddr_in>() };
+            Peer::V4(
+                Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr)),
+                u16::from_be(v4.sin_port),
+            )
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let v6 = unsafe { &*(&raw const *address).cast::<libc::sockaddr_in6>() };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            let port = u16::from_be(v6.sin6_port);
+            match ip.to_ipv4_mapped() {
+                Some(v4) => Peer::V4(v4, port),
+                None => Peer::V6(Box::new(SocketAddrV6::new(ip, port, 0, v6.sin6_scope_id))),
+            }
+        }
+        _ => Peer::Unix,
+    }
+}
+
+/// `recv(2)` behind the end of `buf`, at most into its spare capacity, which
+/// must not be empty. 0 is the peer's end.
+pub fn recv_append(socket: BorrowedFd<'_>, buf: &mut Vec<u8>) -> io::Result<usize> {
+    let spare = buf.spare_capacity_mut();
+    debug_assert!(!spare.is_empty());
+    // SAFETY: writes at most `spare.len()` bytes into memory that is ours.
+    let n = check_len(unsafe {
+        libc::recv(
+            socket.as_raw_fd(),
+            spare.as_mut_ptr().cast(),
+            spare.len(),
+            0,
+        )
+    })?;
+    // SAFETY: the kernel has just written `n` bytes there.
+    unsafe { buf.set_len(buf.len() + n) };
+    Ok(n)
+}
+
+/// Reads what there is into `scratch` and throws it away. 0 is the peer's end.
+pub fn discard(socket: BorrowedFd<'_>, scratch: &mut Vec<u8>) -> io::Result<usize> {
+    scratch.clear();
+    let n = recv_append(socket, scratch);
+    scratch.clear();
+    n
+}
+
+/// `send(2)` without SIGPIPE. `more` says that bytes follow at once (Linux:
+/// MSG_MORE), so that the header and the file behind it share segments.
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usize> {
+    #[cfg(target_os = "linux")]
+    let more = if more { libc::MSG_MORE } else { 0 };
+    #[cfg(not(target_os = "linux"))]
+    let more = {
+        // FreeBSD has no MSG_MORE: the header leaves in a segment of its own.
+        let _ = more;
+        0
+    };
+    // SAFETY: reads `bytes.len()` bytes of a live slice.
+    check_len(unsafe {
+        libc::send(
+            socket.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            libc::MSG_NOSIGNAL | more,
+        )
+    })
+}
+
+/// `shutdown(2)` of our direction: the peer reads the end after our last byte.
+pub fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) })?;
+    Ok(())
+}
+
+/// Sets or clears O_NONBLOCK. On a listener this is a flag of the open file
+/// description: it changes for every process that shares it.
+pub fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    // SAFETY: no pointers.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    let wanted = if on {
+        flags | libc::O_NONBLOCK
+    } else {
+        flags & !libc::O_NONBLOCK
+    };
+    if wanted != flags {
+        // SAFETY: no pointers.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, wanted) })?;
+    }
+    Ok(())
+}
+
+/// Makes `number`'s descriptor *not* a listener any more, in this process
+/// alone: a dead descriptor takes its place (dup3/dup2). A thread that is
+/// inside accept4 keeps its reference to the old file and gets EINTR by the
+/// signal that follows; one that is about to enter finds ENOTSOCK.
+pub fn replace_by_dead(listener: BorrowedFd<'_>, dead: BorrowedFd<'_>) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    // SAFETY: no pointers. The number stays open, as another file: whoever
+    // borrows it sees a descriptor at any moment.
+    check(unsafe { libc::dup3(dead.as_raw_fd(), listener.as_raw_fd(), libc::O_CLOEXEC) })?;
+    #[cfg(not(target_os = "linux"))]
+    {
+        // SAFETY: as above.
+        check(unsafe { libc::dup2(dead.as_raw_fd(), listener.as_raw_fd()) })?;
+        // SAFETY: no pointers.
+        check(unsafe { libc::fcntl(listener.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    }
+    Ok(())
+}
+
+/// From now on the listener drops SYNs: clients in its queue can still be
+/// accepted, new ones get no answer until it is closed (then a refusal), and
+/// none is reset because it came between the last accept and the close.
+///
+/// A classic socket filter that sees the TCP header: byte 13 holds the flags;
+/// SYN without ACK is a new connection. Linux only; elsewhere
+/// `ErrorKind::Unsupported`.
+#[cfg(target_os = "linux")]
+pub fn refuse_new(listener: BorrowedFd<'_>) -> io::Result<()> {
+    const FLAGS_OFFSET: u32 = 13;
+    const SYN: u32 = 0x02;
+    const SYN_ACK: u32 = 0x12;
+    const KEEP: u32 = u32::MAX;
+    let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let mut code = [
+        op(
+            libc::BPF_LD | libc::BPF_B | libc::BPF_ABS,
+            0,
+            0,
+            FLAGS_OFFSET,
+        ),
+        op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, SYN_ACK),
+        op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, SYN),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, KEEP),
+    ];
+    let program = libc::sock_fprog {
+        len: code.len() as u16,
+        filter: code.as_mut_ptr(),
+    };
+    // SAFETY: `program` points to `len` instructions that live through the
+    // call; the kernel copies and verifies them.
+    check(unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    })?;
+    Ok(())
+}
+
+/// See the Linux twin.
+#[cfg(not(target_os = "linux"))]
+pub fn refuse_new(_listener: BorrowedFd<'_>) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
+/// Two ends of a channel that keeps message boundaries: close-on-exec,
+/// non-blocking. EOF on one end is the death of every holder of the other.
+pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [-1; 2];
+    // SAFETY: room for the two descriptors that the call writes.
+    check(unsafe {
+        libc::socketpair(
+            libc::AF_UNIX,
+            libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+            0,
+            fds.as_mut_ptr(),
+        )
+    })?;
+    Ok((own(fds[0])?, own(fds[1])?))
+}
+
+/// A socket that is no listener and never will be: what takes the place of
+/// one when an acceptor is stopped.
+pub fn dead() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    own(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })
+}

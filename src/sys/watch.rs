@@ -1,0 +1,16 @@
+//! mio's registration, by borrowed descriptors.
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Reports readability of `fd`, edge-triggered: read until EAGAIN.
+pub fn readable(registry: &Registry, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+    registry.register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
+}
+
+/// Reports nothing of `fd` any more.
+pub fn forget(registry: &Registry, fd: BorrowedFd<'_>) -> io::Result<()> {
+    registry.deregister(&mut SourceFd(&fd.as_raw_fd()))
+}

@@ -1,0 +1,263 @@
+//! One thread per listener: blocking accept4, then into the queue; nothing
+//! else. And how to stop it, which is the hard part (PITFALLS 1).
+
+use super::Connection;
+use super::gate::{Gate, Room};
+use crate::client::Client;
+use crate::listener::Serves;
+use crate::queue::Queue;
+use crate::sys::clock::Tick;
+use crate::sys::signal::{self, Mask};
+use crate::sys::{process, socket};
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Keep-alive connections that were idle for so long give way when descriptors
+/// run out. Milliseconds.
+const GIVES_WAY_MS: u32 = 5000;
+
+/// Pauses after accept4 has found no descriptor: doubling between these.
+const PAUSE: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_millis(500);
+
+/// A kick that was lost is repeated after 1 ms, then doubling up to this.
+const LONGEST_KICK: Duration = Duration::from_millis(50);
+
+/// While the listen queue is emptied: connections in it at the start came
+/// before the stop, so that many (the kernel's longest queue) are enough.
+const LAST_ACCEPTS: usize = 65_536;
+
+/// How an acceptor goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Order {
+    Accept = 0,
+    /// Others serve this listener: leave at once.
+    Leave = 1,
+    /// Nobody will: leave when the listen queue is empty.
+    Empty = 2,
+}
+
+/// What the acceptor and who stops it share.
+struct Shared {
+    order: AtomicU8,
+    /// The thread has left its loop. A flag of ours: pthread_kill of a thread
+    /// that has ended does not say so on every libc.
+    gone: AtomicBool,
+}
+
+/// A running acceptor.
+pub struct Acceptor {
+    /// This process's own number for the shared listener: since it was forked,
+    /// what happens to the number happens here alone.
+    listener: Arc<OwnedFd>,
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+/// What an acceptor works with.
+struct Work {
+    listener: Arc<OwnedFd>,
+    shared: Arc<Shared>,
+    serves: Serves,
+    gate: Arc<Gate>,
+    queue: Arc<Queue<Connection>>,
+}
+
+impl Acceptor {
+    /// Starts the thread. `listener` is blocking, and is nobody else's in this
+    /// process.
+    pub fn start(
+        nr: usize,
+        listener: OwnedFd,
+        serves: Serves,
+        gate: &Arc<Gate>,
+        queue: &Arc<Queue<Connection>>,
+    ) -> io::Result<Acceptor> {
+        let listener = Arc::new(listener);
+        let shared = Arc::new(Shared {
+            order: AtomicU8::new(Order::Accept as u8),
+            gone: AtomicBool::new(false),
+        });
+        let work = Work {
+            listener: Arc::clone(&listener),
+            shared: Arc::clone(&shared),
+            serves,
+            gate: Arc::clone(gate),
+            queue: Arc::clone(queue),
+        };
+        let thread = std::thread::Builder::new().spawn(move || {
+            if let Ok(name) = CString::new(format!("acc:{nr}")) {
+                process::name_thread(&name);
+            }
+            Mask::all_but_kick().apply();
+            work.run();
+            work.shared.gone.store(true, Ordering::Release);
+        })?;
+        Ok(Acceptor {
+            listener,
+            shared,
+            thread,
+        })
+    }
+
+    /// Tells it to leave at once; the listener goes on in other processes.
+    /// `dead` takes the listener's place in this one: a thread about to enter
+    /// accept4 finds no listener, one inside gets EINTR by the kick.
+    pub fn leave(&self, dead: BorrowedFd<'_>) -> io::Result<()> {
+        self.shared
+            .order
+            .store(Order::Leave as u8, Ordering::Release);
+        socket::replace_by_dead(self.listener.as_fd(), dead)
+    }
+
+    /// Tells it to empty the listen queue and leave: nobody else will. The
+    /// listener stops blocking, for all processes; a thread about to enter
+    /// accept4 finds EAGAIN, one inside gets EINTR by the kick.
+    pub fn empty(&self) -> io::Result<()> {
+        self.shared
+            .order
+            .store(Order::Empty as u8, Ordering::Release);
+        socket::set_nonblocking(self.listener.as_fd(), true)
+    }
+
+    /// Whether the thread has left its loop.
+    pub fn is_gone(&self) -> bool {
+        self.shared.gone.load(Ordering::Acquire)
+    }
+
+    /// Interrupts its accept4, once.
+    pub fn kick(&self) {
+        signal::kick(&self.thread);
+    }
+
+    /// Kicks it until it has gone, and joins it. Tell it to leave first.
+    pub fn join(self) {
+        let mut pause = Duration::from_millis(1);
+        while !self.is_gone() {
+            self.kick();
+            std::thread::park_timeout(pause);
+            pause = (pause * 2).min(LONGEST_KICK);
+        }
+        // It ends by returning; a panic aborts the process.
+        let _ = self.thread.join();
+    }
+}
+
+impl Work {
+    fn order(&self) -> Order {
+        match self.shared.order.load(Ordering::Acquire) {
+            0 => Order::Accept,
+            1 => Order::Leave,
+            _ => Order::Empty,
+        }
+    }
+
+    fn run(&self) {
+        let mut pause = *PAUSE.start();
+        let mut last_accepts = LAST_ACCEPTS;
+        loop {
+            match self.order() {
+                Order::Accept => match self.gate.wait() {
+                    Room::Yes => {}
+                    Room::Full => {
+                        self.make_room("--maxconns is reached");
+                        continue;
+                    }
+                    // The order has changed before the gate was closed.
+                    Room::Closed => continue,
+                },
+                Order::Leave => return,
+                Order::Empty if last_accepts == 0 => return,
+                Order::Empty => last_accepts -= 1,
+            }
+            match socket::accept(self.listener.as_fd()) {
+                Ok((socket, peer)) => {
+                    pause = *PAUSE.start();
+                    self.welcome(socket, peer);
+                }
+                Err(e) => match Refusal::of(&e) {
+                    Refusal::Look => {}
+                    Refusal::Empty if self.order() == Order::Accept => self.unblocked(),
+                    Refusal::Empty => return,
+                    Refusal::Pause => {
+                        self.make_room(&format!("accept4: {e}"));
+                        self.gate.pause(pause);
+                        pause = (pause * 2).min(*PAUSE.end());
+                    }
+                    Refusal::NoListener if self.order() == Order::Accept => {
+                        log::error!("accept4: {e}: the listener has gone; this worker ends");
+                        std::process::abort();
+                    }
+                    Refusal::NoListener => return,
+                },
+            }
+        }
+    }
+
+    fn welcome(&self, socket: OwnedFd, peer: socket::Peer) {
+        let read_only = self.serves == Serves::HttpGet;
+        let client: Box<Connection> =
+            Box::new(Client::new(socket, peer, read_only, self.gate.enter()));
+        if let Err((client, e)) = self.queue.add(client) {
+            crate::log::client(format_args!(
+                "{} was closed: epoll_ctl: {e}; see fs.epoll.max_user_watches",
+                client.peer()
+            ));
+        }
+    }
+
+    /// Somebody made the shared listener non-blocking: put it back, or this
+    /// loop would spin.
+    fn unblocked(&self) {
+        log::warn!("a listener was O_NONBLOCK; it is blocking again");
+        if let Err(e) = socket::set_nonblocking(self.listener.as_fd(), false) {
+            log::error!("fcntl: {e}: this worker cannot wait on its listener and ends");
+            std::process::abort();
+        }
+    }
+
+    /// Idle keep-alive connections give way.
+    fn make_room(&self, why: &str) {
+        if !self.gate.expiry_is_due() {
+            return;
+        }
+        let now = Tick::now();
+        let closed = self
+            .queue
+            .retain(|client| client.idle_for(now).is_none_or(|idle| idle < GIVES_WAY_MS));
+        log::warn!("{why}: expired {closed} connections idle for 5 s or more");
+    }
+}
+
+/// What to do about an errno of accept4.
+enum Refusal {
+    /// That connection has gone, or we were kicked: look at the order.
+    Look,
+    /// The queue is empty (the listener is non-blocking).
+    Empty,
+    /// No descriptor, or no memory.
+    Pause,
+    /// The descriptor is no listener.
+    NoListener,
+}
+
+impl Refusal {
+    fn of(e: &io::Error) -> Refusal {
+        match e.raw_os_error().unwrap_or_default() {
+            libc::EAGAIN => Refusal::Empty,
+            // accept4 takes the descriptor before it waits: with a full table
+            // it returns at once, and a bare loop would spin.
+            libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => Refusal::Pause,
+            libc::EBADF | libc::ENOTSOCK | libc::EINVAL => Refusal::NoListener,
+            // EINTR, ECONNABORTED, and the errors of the new connection itself,
+            // which accept(2) says to treat like EAGAIN.
+            _ => Refusal::Look,
+        }
+    }
+}

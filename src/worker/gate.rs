@@ -1,0 +1,245 @@
+//! The gate: an acceptor accepts only what its process has room for, so that
+//! at saturation the kernel's listen queue stays the one combined queue
+//! (BALANCING: without it the tail is that of a queue per process).
+//!
+//! Room is: busy consumers + fresh connections < consumers, and connections
+//! below the worker's share. A connection is fresh until its first turn, but
+//! not longer than [`FRESH_NS`]: one that says nothing is not work.
+
+use crate::sync::{Condvar, Mutex};
+use crate::sys::clock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// How long a connection that was not served yet counts as work. Nanoseconds.
+const FRESH_NS: u64 = 2_000_000;
+
+/// Fresh connections are counted by the moment of their accept, in slices of
+/// 2^19 ns (0.52 ms): four slices are the 2 ms.
+const SLICE_SHIFT: u32 = 19;
+const SLICES: usize = (FRESH_NS >> SLICE_SHIFT) as usize + 2;
+
+/// An acceptor that waits for a consumer looks again after this: freshness
+/// passes without anybody saying so.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// Whatever the consumers do, a connection gets in after this: its timeouts
+/// must run, also when every consumer hangs on a dead disk.
+const LONGEST_WAIT_NS: u64 = 50_000_000;
+
+/// How often an acceptor of a full worker looks for the idle.
+const FULL_WAIT: Duration = Duration::from_millis(100);
+
+/// A look at all clients for those that are idle costs a lock of each shard.
+const EXPIRE_EVERY_NS: u64 = 1_000_000_000;
+
+/// What the gate says to an acceptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Accept one.
+    Yes,
+    /// No connection is left of the worker's share: make room, ask again.
+    Full,
+    /// The worker is stopping: ask no more.
+    Closed,
+}
+
+/// See the module.
+pub struct Gate {
+    consumers: usize,
+    /// Connections at most.
+    share: usize,
+    busy: AtomicUsize,
+    connections: AtomicUsize,
+    /// Acceptors that wait.
+    waiting: AtomicUsize,
+    closed: AtomicBool,
+    fresh: Mutex<Fresh>,
+    room: Condvar,
+    /// When idle connections last had to give way: nanoseconds, monotonic.
+    expired: AtomicU64,
+}
+
+/// A ring of counts, by slice of time.
+#[derive(Default)]
+struct Fresh {
+    slices: [(u64, usize); SLICES],
+}
+
+impl Fresh {
+    fn add(&mut self, slice: u64) {
+        let place = &mut self.slices[slice as usize % SLICES];
+        if place.0 == slice {
+            place.1 += 1;
+        } else {
+            *place = (slice, 1);
+        }
+    }
+
+    fn remove(&mut self, slice: u64) {
+        let place = &mut self.slices[slice as usize % SLICES];
+        if place.0 == slice {
+            place.1 = place.1.saturating_sub(1);
+        }
+    }
+
+    fn count(&self, now: u64) -> usize {
+        let oldest = now.saturating_sub(FRESH_NS >> SLICE_SHIFT);
+        self.slices
+            .iter()
+            .filter(|(slice, _)| *slice >= oldest)
+            .map(|(_, count)| count)
+            .sum()
+    }
+}
+
+fn slice_now() -> u64 {
+    clock::monotonic_ns() >> SLICE_SHIFT
+}
+
+/// One connection's place; dropped with the connection.
+pub struct Place {
+    gate: Arc<Gate>,
+    /// The slice of its accept, until its first turn.
+    fresh: Option<u64>,
+}
+
+impl Place {
+    /// Its first turn has come: it is a busy consumer's now.
+    pub fn served(&mut self) {
+        if let Some(slice) = self.fresh.take() {
+            self.gate.fresh.lock().remove(slice);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.served();
+        self.gate.connections.fetch_sub(1, Ordering::SeqCst);
+        self.gate.tell();
+    }
+}
+
+impl Gate {
+    /// For a worker of so many consumers and at most so many connections.
+    pub fn new(consumers: usize, share: usize) -> Arc<Gate> {
+        Arc::new(Gate {
+            consumers,
+            share,
+            busy: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            fresh: Mutex::new(Fresh::default()),
+            room: Condvar::new(),
+            expired: AtomicU64::new(0),
+        })
+    }
+
+    /// Waits until there is room for one more connection.
+    pub fn wait(&self) -> Room {
+        let mut fresh = self.fresh.lock();
+        let since = clock::monotonic_ns();
+        if let Some(room) = self.look(&fresh, since, since) {
+            return room;
+        }
+        // Counted before the next look: whoever makes room after it sees that
+        // somebody waits.
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let room = loop {
+            if let Some(room) = self.look(&fresh, since, clock::monotonic_ns()) {
+                break room;
+            }
+            let full = self.is_full();
+            let pause = if full { FULL_WAIT } else { LOOK_AGAIN };
+            if self.room.wait_for(&mut fresh, pause).timed_out() && full {
+                break Room::Full;
+            }
+        };
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        room
+    }
+
+    fn is_full(&self) -> bool {
+        self.connections.load(Ordering::SeqCst) >= self.share
+    }
+
+    fn look(&self, fresh: &Fresh, since: u64, now: u64) -> Option<Room> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Some(Room::Closed);
+        }
+        let work = self.busy.load(Ordering::SeqCst) + fresh.count(now >> SLICE_SHIFT);
+        let in_time = work < self.consumers || now - since >= LONGEST_WAIT_NS;
+        (in_time && !self.is_full()).then_some(Room::Yes)
+    }
+
+    /// A connection was accepted.
+    pub fn enter(self: &Arc<Gate>) -> Place {
+        let slice = slice_now();
+        self.connections.fetch_add(1, Ordering::SeqCst);
+        self.fresh.lock().add(slice);
+        Place {
+            gate: Arc::clone(self),
+            fresh: Some(slice),
+        }
+    }
+
+    /// A consumer begins a turn.
+    pub fn begin(&self) {
+        self.busy.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A consumer has ended its turn.
+    pub fn end(&self) {
+        self.busy.fetch_sub(1, Ordering::SeqCst);
+        self.tell();
+    }
+
+    /// Wakes an acceptor, if one waits: there may be room now.
+    fn tell(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            drop(self.fresh.lock());
+            self.room.notify_one();
+        }
+    }
+
+    /// Pauses an acceptor whom the kernel has refused a descriptor, until one
+    /// may have become free.
+    pub fn pause(&self, at_most: Duration) {
+        let mut fresh = self.fresh.lock();
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        if !self.closed.load(Ordering::SeqCst) {
+            self.room.wait_for(&mut fresh, at_most);
+        }
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether idle connections may have to give way once more: at most once in
+    /// [`EXPIRE_EVERY_NS`], whoever asks.
+    pub fn expiry_is_due(&self) -> bool {
+        let now = clock::monotonic_ns();
+        let last = self.expired.load(Ordering::SeqCst);
+        (last == 0 || now - last >= EXPIRE_EVERY_NS)
+            && self
+                .expired
+                .compare_exchange(last, now, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
+    }
+
+    /// From now on nobody waits here.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        drop(self.fresh.lock());
+        self.room.notify_all();
+    }
+
+    /// Connections now, and busy consumers.
+    pub fn load(&self) -> (usize, usize) {
+        (
+            self.connections.load(Ordering::SeqCst),
+            self.busy.load(Ordering::SeqCst),
+        )
+    }
+}

@@ -1,0 +1,138 @@
+//! The housekeeper: the worker's main thread. It listens to the master and to
+//! signals, and keeps time: sweeps, heartbeats.
+
+use super::{DRAIN_TICK, Stop};
+use crate::channel::{Channel, Message};
+use crate::config::Timeouts;
+use crate::sys::signal::{Inbox, Signal};
+use crate::sys::watch;
+use mio::{Events, Poll, Token};
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+const MASTER: Token = Token(0);
+const SIGNALS: Token = Token(1);
+
+/// Heartbeats come at least so often, and sweeps; shorter when a timeout is.
+const LONGEST_TICK: Duration = Duration::from_secs(1);
+const SHORTEST_TICK: Duration = Duration::from_millis(10);
+
+/// A timeout is noticed within this part of itself.
+const TICKS_PER_TIMEOUT: u32 = 4;
+
+/// See the module.
+pub struct Housekeeper {
+    poll: Poll,
+    events: Events,
+    channel: Channel,
+    signals: Inbox,
+    tick: Duration,
+    /// The master's end of the channel is closed: it is dead.
+    orphaned: bool,
+}
+
+impl Housekeeper {
+    pub fn new(channel: Channel, signals: Inbox, timeouts: &Timeouts) -> io::Result<Housekeeper> {
+        let poll = Poll::new()?;
+        watch::readable(poll.registry(), channel.as_fd(), MASTER)?;
+        watch::readable(poll.registry(), signals.as_fd(), SIGNALS)?;
+        let shortest = [timeouts.idle, timeouts.head, timeouts.body, timeouts.send]
+            .into_iter()
+            .min()
+            .unwrap_or(LONGEST_TICK);
+        Ok(Housekeeper {
+            poll,
+            events: Events::with_capacity(4),
+            channel,
+            signals,
+            tick: (shortest / TICKS_PER_TIMEOUT).clamp(SHORTEST_TICK, LONGEST_TICK),
+            orphaned: false,
+        })
+    }
+
+    /// Tells the master that this worker serves.
+    pub fn report_ready(&self) -> io::Result<()> {
+        self.channel.send(Message::Ready)
+    }
+
+    /// Keeps house until the word to stop comes.
+    pub fn wait_for_word(&mut self, mut keep_house: impl FnMut()) -> io::Result<Stop> {
+        loop {
+            let due = super::after(self.tick);
+            loop {
+                if let Some(stop) = self.listen(due)? {
+                    return Ok(stop);
+                }
+                if Instant::now() >= due {
+                    break;
+                }
+            }
+            keep_house();
+        }
+    }
+
+    /// Keeps house until it says that it is done: false. Or until the word
+    /// comes to stop at once (a second word counts as that): true.
+    pub fn wait_until(&mut self, mut done: impl FnMut() -> bool) -> io::Result<bool> {
+        while !done() {
+            let orphaned = self.orphaned;
+            match self.listen(super::after(DRAIN_TICK))? {
+                None => {}
+                // The master's death while draining: the drain goes on.
+                Some(_) if self.orphaned != orphaned => {}
+                Some(_) => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Waits for a word until `due`.
+    fn listen(&mut self, due: Instant) -> io::Result<Option<Stop>> {
+        let left = due.saturating_duration_since(Instant::now());
+        match self.poll.poll(&mut self.events, Some(left)) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => other?,
+        }
+        let (mut master, mut signals) = (false, false);
+        for event in &self.events {
+            match event.token() {
+                MASTER => master = true,
+                _ => signals = true,
+            }
+        }
+        let by_signal = if signals { self.read_signals() } else { None };
+        if by_signal.is_some() || !master {
+            return Ok(by_signal);
+        }
+        self.read_channel()
+    }
+
+    fn read_signals(&self) -> Option<Stop> {
+        self.signals.take().find_map(|signal| match signal {
+            Signal::Int => Some(Stop::Fast),
+            // The operator retires this one worker; the others go on.
+            Signal::Quit | Signal::Term => Some(Stop::Graceful { last: false }),
+            Signal::Child => None,
+        })
+    }
+
+    fn read_channel(&mut self) -> io::Result<Option<Stop>> {
+        loop {
+            match self.channel.receive() {
+                Ok(Some(Message::Quit { last })) => return Ok(Some(Stop::Graceful { last })),
+                Ok(Some(Message::Fast)) => return Ok(Some(Stop::Fast)),
+                Ok(Some(Message::Ready)) => {}
+                Ok(None) => {
+                    self.orphaned = true;
+                    log::error!("the master has gone: this worker drains and ends");
+                    watch::forget(self.poll.registry(), self.channel.as_fd())?;
+                    // Other workers drain too, but none can know who is last.
+                    return Ok(Some(Stop::Graceful { last: true }));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! A client that sees every byte. Each call has a deadline; nothing here waits for ever.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::{PATIENCE, Response, eventually, show};
+
+/// No reply of the server has a longer head.
+const HEAD_MAX: usize = 16 * 1024;
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn set_timeouts(&self, wait: Duration) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream
+                .set_read_timeout(Some(wait))
+                .and_then(|()| stream.set_write_timeout(Some(wait))),
+            Stream::Unix(stream) => stream
+                .set_read_timeout(Some(wait))
+                .and_then(|()| stream.set_write_timeout(Some(wait))),
+        }
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.read(buf),
+            Stream::Unix(stream) => stream.read(buf),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.write(bytes),
+            Stream::Unix(stream) => stream.write(bytes),
+        }
+    }
+}
+
+/// One connection, and the bytes that came on it but were not looked at yet.
+pub struct Conn {
+    stream: Stream,
+    inbox: Vec<u8>,
+}
+
+impl Conn {
+    #[track_caller]
+    pub fn connect(addr: SocketAddr) -> Conn {
+        let stream = TcpStream::connect_timeout(&addr, PATIENCE)
+            .unwrap_or_else(|e| panic!("connect {addr}: {e}"));
+        stream.set_nodelay(true).expect("TCP_NODELAY");
+        Conn {
+            stream: Stream::Tcp(stream),
+            inbox: Vec::new(),
+        }
+    }
+
+    /// A client whose receive buffer is small from the start, so that the server soon has to wait for it.
+    #[track_caller]
+    pub fn connect_narrow(addr: SocketAddr, receive_buffer: usize) -> Conn {
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(addr),
+            socket2::Type::STREAM,
+            None,
+        );
+        let socket = socket.expect("a socket");
+        socket
+            .set_recv_buffer_size(receive_buffer)
+            .expect("SO_RCVBUF");
+        socket
+            .connect_timeout(&addr.into(), PATIENCE)
+            .unwrap_or_else(|e| panic!("connect {addr}: {e}"));
+        socket.set_tcp_nodelay(true).expect("TCP_NODELAY");
+        Conn {
+            stream: Stream::Tcp(socket.into()),
+            inbox: Vec::new(),
+        }
+    }
+
+    #[track_caller]
+    pub fn unix(path: &Path) -> Conn {
+        let stream =
+            UnixStream::connect(path).unwrap_or_else(|e| panic!("connect {}: {e}", path.display()));
+        Conn {
+            stream: Stream::Unix(stream),
+            inbox: Vec::new(),
+        }
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match &self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Unix(_) => panic!("only a TCP connection has this"),
+        }
+    }
+
+    /// Our own end, which the server's log names as the peer.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.tcp().local_addr().expect("getsockname")
+    }
+
+    /// Sends all of it.
+    #[track_caller]
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let bytes = bytes.as_ref();
+        self.try_send(bytes)
+            .unwrap_or_else(|e| panic!("send {}: {e}", show(bytes)));
+    }
+
+    /// Sends all of it unless the server closes first, which it may after a refusal.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        let mut rest = bytes.as_ref();
+        let end = Instant::now() + PATIENCE;
+        while !rest.is_empty() {
+            let left = end
+                .checked_duration_since(Instant::now())
+                .ok_or(ErrorKind::TimedOut)?;
+            self.stream
+                .set_timeouts(left.max(Duration::from_millis(1)))?;
+            match self.stream.write(rest) {
+                Ok(sent) => rest = &rest[sent..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends one byte a segment.
+    #[track_caller]
+    pub fn send_slowly(&mut self, bytes: impl AsRef<[u8]>) {
+        for byte in bytes.as_ref() {
+            self.send([*byte]);
+        }
+    }
+
+    /// Says that no more will come; replies can still be read.
+    pub fn finish_sending(&self) {
+        self.tcp()
+            .shutdown(std::net::Shutdown::Write)
+            .expect("shutdown");
+    }
+
+    /// Ends with a reset instead of a clean close.
+    pub fn reset(self) {
+        socket2::SockRef::from(self.tcp())
+            .set_linger(Some(Duration::ZERO))
+            .expect("SO_LINGER");
+    }
+
+    /// Reads once; 0 is the end of the stream.
+    fn fill(&mut self, end: Instant) -> io::Result<usize> {
+        let mut buf = [0; 64 * 1024];
+        loop {
+            let left = end
+                .checked_duration_since(Instant::now())
+                .ok_or(ErrorKind::TimedOut)?;
+            self.stream
+                .set_timeouts(left.max(Duration::from_millis(1)))?;
+            match self.stream.read(&mut buf) {
+                Ok(got) => {
+                    self.inbox.extend_from_slice(&buf[..got]);
+                    return Ok(got);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Reads exactly so many bytes.
+    #[track_caller]
+    pub fn read_exactly(&mut self, len: usize) -> Vec<u8> {
+        let end = Instant::now() + PATIENCE;
+        while self.inbox.len() < len {
+            match self.fill(end) {
+                Ok(0) => panic!(
+                    "the end after {} of {len} bytes: {}",
+                    self.inbox.len(),
+                    show(&self.inbox)
+                ),
+                Ok(_) => {}
+                Err(error) => panic!("{error} after {} of {len} bytes", self.inbox.len()),
+            }
+        }
+        let rest = self.inbox.split_off(len);
+        std::mem::replace(&mut self.inbox, rest)
+    }
+
+    /// Reads what is there now, at least one byte and at most `most` (a slow reader's sip).
+    #[track_caller]
+    pub fn sip(&mut self, most: usize) -> Vec<u8> {
+        if self.inbox.is_empty() {
+            let mut buf = vec![0; most];
+            self.stream.set_timeouts(PATIENCE).expect("SO_RCVTIMEO");
+            let got = self.stream.read(&mut buf).expect("bytes");
+            assert!(got > 0, "the end of the stream instead of bytes");
+            buf.truncate(got);
+            return buf;
+        }
+        let rest = self.inbox.split_off(most.min(self.inbox.len()));
+        std::mem::replace(&mut self.inbox, rest)
+    }
+
+    /// Reads a head, interim (1xx) or final, without its body.
+    #[track_caller]
+    pub fn head_of_response(&mut self) -> Response {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(at) = find(&self.inbox, b"\r\n\r\n") {
+                let rest = self.inbox.split_off(at + 4);
+                let head = std::mem::replace(&mut self.inbox, rest);
+                return Response::parse(&head);
+            }
+            assert!(
+                self.inbox.len() < HEAD_MAX,
+                "no end of the head in {}",
+                show(&self.inbox)
+            );
+            match self.fill(end) {
+                Ok(0) => panic!("the end instead of a reply; so far {}", show(&self.inbox)),
+                Ok(_) => {}
+                Err(error) => panic!("{error} instead of a reply; so far {}", show(&self.inbox)),
+            }
+        }
+    }
+
+    /// Reads a whole final reply.
+    #[track_caller]
+    pub fn response(&mut self) -> Response {
+        let mut response = self.head_of_response();
+        response.check_shape();
+        if !matches!(response.status, 204 | 304) {
+            response.body = self.read_exactly(response.content_length() as usize);
+        }
+        response
+    }
+
+    /// Reads the reply to a HEAD request: never a body.
+    #[track_caller]
+    pub fn response_to_head(&mut self) -> Response {
+        let response = self.head_of_response();
+        response.check_shape();
+        response
+    }
+
+    /// Reads `100 Continue`.
+    #[track_caller]
+    pub fn expect_continue(&mut self) {
+        let response = self.head_of_response();
+        assert_eq!(show(&response.head), show(b"HTTP/1.1 100 Continue\r\n\r\n"));
+    }
+
+    /// Sends a request with `Host`, and with `Content-Length` if there is a body and no other framing.
+    #[track_caller]
+    pub fn request(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Response {
+        let mut message = format!("{method} {target} HTTP/1.1\r\nHost: test\r\n").into_bytes();
+        for (name, value) in headers {
+            message.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        }
+        let framed = |name: &str| name == "Content-Length" || name == "Transfer-Encoding";
+        let has_framing = headers.iter().any(|(name, _)| framed(name));
+        if !has_framing && (!body.is_empty() || method == "PUT") {
+            message.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
+        }
+        message.extend_from_slice(b"\r\n");
+        message.extend_from_slice(body);
+        self.send(message);
+        if method == "HEAD" {
+            self.response_to_head()
+        } else {
+            self.response()
+        }
+    }
+
+    #[track_caller]
+    pub fn get(&mut self, target: &str) -> Response {
+        self.request("GET", target, &[], b"")
+    }
+
+    #[track_caller]
+    pub fn get_with(&mut self, target: &str, headers: &[(&str, &str)]) -> Response {
+        self.request("GET", target, headers, b"")
+    }
+
+    #[track_caller]
+    pub fn head(&mut self, target: &str) -> Response {
+        self.request("HEAD", target, &[], b"")
+    }
+
+    #[track_caller]
+    pub fn put(&mut self, target: &str, body: &[u8]) -> Response {
+        self.request("PUT", target, &[], body)
+    }
+
+    #[track_caller]
+    pub fn delete(&mut self, target: &str) -> Response {
+        self.request("DELETE", target, &[], b"")
+    }
+
+    /// The server closes, cleanly, and sends nothing more before.
+    #[track_caller]
+    pub fn expect_eof(&mut self) {
+        let rest = self.drain().expect("a clean end, not a reset");
+        assert!(
+            rest.is_empty(),
+            "bytes after the last reply: {}",
+            show(&rest)
+        );
+    }
+
+    /// The server closes and sends nothing more before. A reset will do: it may have closed with bytes of
+    /// ours unread.
+    #[track_caller]
+    pub fn expect_closed(&mut self) {
+        let rest = match self.drain() {
+            Ok(rest) => rest,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                std::mem::take(&mut self.inbox)
+            }
+            Err(error) => panic!("{error} instead of the end"),
+        };
+        assert!(
+            rest.is_empty(),
+            "bytes after the last reply: {}",
+            show(&rest)
+        );
+    }
+
+    /// The connection still serves requests, the next one from its first byte.
+    #[track_caller]
+    pub fn expect_open(&mut self) {
+        assert!(
+            self.inbox.is_empty(),
+            "bytes that no request asked for: {}",
+            show(&self.inbox)
+        );
+        let response = self.get("/");
+        response.expect(200, true);
+        assert!(
+            response.body.is_empty() && self.inbox.is_empty(),
+            "bytes that no request asked for"
+        );
+    }
+
+    /// Everything until the server closes. A reset is an error and leaves what came in the inbox.
+    pub fn drain(&mut self) -> io::Result<Vec<u8>> {
+        let end = Instant::now() + PATIENCE;
+        while self.fill(end)? > 0 {}
+        Ok(std::mem::take(&mut self.inbox))
+    }
+
+    /// How many bytes come until the server closes or resets, without keeping them.
+    #[track_caller]
+    pub fn count_to_end(&mut self) -> u64 {
+        let end = Instant::now() + PATIENCE;
+        let mut total = 0;
+        loop {
+            let got = self.fill(end);
+            total += self.inbox.len() as u64;
+            self.inbox.clear();
+            match got {
+                Ok(0) => return total,
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return total,
+                Err(error) => panic!("{error} after {total} bytes"),
+            }
+        }
+    }
+
+    /// Waits until the server has read every byte that we sent: nothing unacknowledged at our end, nothing
+    /// unread at its end. It is the fact that a sleep would hope for.
+    #[track_caller]
+    pub fn settle(&self) {
+        let stream = self.tcp();
+        let ours = stream.local_addr().expect("getsockname");
+        let theirs = stream.peer_addr().expect("getpeername");
+        eventually("the server to read what was sent", PATIENCE, || {
+            let here = kernel_socket(ours, theirs);
+            let there = kernel_socket(theirs, ours);
+            here.is_some_and(|socket| socket.unsent == 0)
+                && there.is_some_and(|socket| socket.unread == 0)
+        });
+    }
+
+    /// Waits until the server has let go of its end.
+    #[track_caller]
+    pub fn wait_abandoned(&self) {
+        let stream = self.tcp();
+        let ours = stream.local_addr().expect("getsockname");
+        let theirs = stream.peer_addr().expect("getpeername");
+        eventually("the server to let go of the connection", PATIENCE, || {
+            kernel_socket(theirs, ours).is_none_or(|socket| !socket.established)
+        });
+    }
+}
+
+/// What the kernel says of one end of an IPv4 connection.
+struct KernelSocket {
+    established: bool,
+    unsent: u64,
+    unread: u64,
+}
+
+/// One line of /proc/net/tcp: `sl local remote state tx:rx …`, the addresses as host-order hex words.
+fn kernel_socket(local: SocketAddr, remote: SocketAddr) -> Option<KernelSocket> {
+    let name = |addr: SocketAddr| match addr {
+        SocketAddr::V4(v4) => format!(
+            "{:08X}:{:04X}",
+            u32::from_ne_bytes(v4.ip().octets()),
+            v4.port()
+        ),
+        SocketAddr::V6(_) => panic!("only for IPv4"),
+    };
+    let (local, remote) = (name(local), name(remote));
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
+    for line in table.lines().skip(1) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if words[1] == local && words[2] == remote {
+            let (unsent, unread) = words[4].split_once(':').expect("two queues");
+            return Some(KernelSocket {
+                established: words[3] == "01",
+                unsent: u64::from_str_radix(unsent, 16).expect("hex"),
+                unread: u64::from_str_radix(unread, 16).expect("hex"),
+            });
+        }
+    }
+    None
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes
+        .windows(wanted.len())
+        .position(|window| window == wanted)
+}

@@ -1,0 +1,17 @@
+//! The HTTP conversation, one module a noun of PROTOCOL.md sections 0 and 2.
+
+mod conditional;
+mod delete;
+mod disk;
+mod escape;
+mod framing;
+mod get;
+mod keepalive;
+mod listeners;
+mod log;
+mod md5;
+mod partial;
+mod put;
+mod range;
+mod timeouts;
+mod tracker;
