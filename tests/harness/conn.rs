@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{PATIENCE, Response, eventually, show};
+use super::{PATIENCE, Response, eventually, kernel, show};
 
 /// No reply of the server has a longer head.
 const HEAD_MAX: usize = 16 * 1024;
@@ -384,60 +384,37 @@ impl Conn {
     /// unread at its end. It is the fact that a sleep would hope for.
     #[track_caller]
     pub fn settle(&self) {
-        let stream = self.tcp();
-        let ours = stream.local_addr().expect("getsockname");
-        let theirs = stream.peer_addr().expect("getpeername");
+        let (ours, theirs) = self.ends();
+        assert!(
+            kernel::end(ours, theirs).is_some(),
+            "sock_diag knows our own end"
+        );
         eventually("the server to read what was sent", PATIENCE, || {
-            let here = kernel_socket(ours, theirs);
-            let there = kernel_socket(theirs, ours);
-            here.is_some_and(|socket| socket.unsent == 0)
-                && there.is_some_and(|socket| socket.unread == 0)
+            kernel::end(ours, theirs).is_some_and(|end| end.unsent == 0)
+                && kernel::end(theirs, ours).is_some_and(|end| end.unread == 0)
         });
     }
 
     /// Waits until the server has let go of its end.
     #[track_caller]
     pub fn wait_abandoned(&self) {
-        let stream = self.tcp();
-        let ours = stream.local_addr().expect("getsockname");
-        let theirs = stream.peer_addr().expect("getpeername");
+        let (ours, theirs) = self.ends();
+        assert!(
+            kernel::end(theirs, ours).is_some(),
+            "sock_diag knows the server's end"
+        );
         eventually("the server to let go of the connection", PATIENCE, || {
-            kernel_socket(theirs, ours).is_none_or(|socket| !socket.established)
+            kernel::end(theirs, ours).is_none_or(|end| !end.established)
         });
     }
-}
 
-/// What the kernel says of one end of an IPv4 connection.
-struct KernelSocket {
-    established: bool,
-    unsent: u64,
-    unread: u64,
-}
-
-/// One line of /proc/net/tcp: `sl local remote state tx:rx …`, the addresses as host-order hex words.
-fn kernel_socket(local: SocketAddr, remote: SocketAddr) -> Option<KernelSocket> {
-    let name = |addr: SocketAddr| match addr {
-        SocketAddr::V4(v4) => format!(
-            "{:08X}:{:04X}",
-            u32::from_ne_bytes(v4.ip().octets()),
-            v4.port()
-        ),
-        SocketAddr::V6(_) => panic!("only for IPv4"),
-    };
-    let (local, remote) = (name(local), name(remote));
-    let table = std::fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
-    for line in table.lines().skip(1) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        if words[1] == local && words[2] == remote {
-            let (unsent, unread) = words[4].split_once(':').expect("two queues");
-            return Some(KernelSocket {
-                established: words[3] == "01",
-                unsent: u64::from_str_radix(unsent, 16).expect("hex"),
-                unread: u64::from_str_radix(unread, 16).expect("hex"),
-            });
-        }
+    fn ends(&self) -> (SocketAddr, SocketAddr) {
+        let stream = self.tcp();
+        (
+            stream.local_addr().expect("getsockname"),
+            stream.peer_addr().expect("getpeername"),
+        )
     }
-    None
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {

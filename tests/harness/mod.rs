@@ -3,6 +3,7 @@
 //! (`response`), and waiting for facts instead of sleeping (here).
 
 pub mod conn;
+mod kernel;
 pub mod response;
 pub mod server;
 

@@ -384,3 +384,19 @@ fn a_path_of_1024_bytes_is_served_and_a_longer_one_is_414() {
     let too_long = server.conn().get(&below(1100));
     too_long.expect(414, false);
 }
+
+/// Replies are checked against the clock as they are read; a local time would be hours off.
+#[test]
+fn dates_are_gmt_in_every_time_zone() {
+    let server = Server::builder()
+        .env("TZ", "Asia/Tokyo")
+        .env("LC_ALL", "ja_JP.UTF-8")
+        .start();
+    let path = server.write("dev1/file", "x");
+    let modified = fs::metadata(path).unwrap().modified().unwrap();
+    let response = server.conn().get("/dev1/file");
+    assert_eq!(
+        response.expect(200, true).must("Last-Modified"),
+        httpdate::fmt_http_date(modified)
+    );
+}

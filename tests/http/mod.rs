@@ -3,10 +3,12 @@
 mod conditional;
 mod delete;
 mod disk;
+mod durability;
 mod escape;
 mod framing;
 mod get;
 mod keepalive;
+mod limits;
 mod listeners;
 mod log;
 mod md5;

@@ -599,3 +599,59 @@ fn a_symlink_as_target_is_replaced_not_followed() {
     );
     assert_eq!(server.read("dev1/link").unwrap(), b"new");
 }
+
+/// Not even kill -9 in the middle leaves a trace: neither a half file nor a temporary one.
+#[test]
+fn a_worker_killed_during_an_upload_leaves_nothing() {
+    let server = Server::start();
+    server.write("dev1/old", "old");
+    for target in ["dev1/old", "dev1/new"] {
+        let mut conn = begin_put(&server, &format!("/{target}"), 1 << 20);
+        conn.send(pattern(500_000));
+        conn.settle();
+        let skip = server.log().len();
+        let worker = server.worker_pids()[0];
+        // SAFETY: the pid is a worker of this test's own server, alive since it serves our upload
+        assert_eq!(unsafe { libc::kill(worker, libc::SIGKILL) }, 0);
+        server.wait_log_after(skip, "worker 0 is ready", PATIENCE);
+        assert_ne!(server.worker_pids()[0], worker);
+        assert_eq!(server.names(), ["dev1/old"], "{target}");
+        assert_eq!(server.read("dev1/old").unwrap(), b"old");
+        let mut again = server.conn();
+        again.put(&format!("/{target}"), b"again").expect(201, true);
+        again.delete(&format!("/{target}")).expect(204, true);
+        server.write("dev1/old", "old");
+    }
+}
+
+/// Many clients, threads and workers, one folder: every file is whole, and each reply is about its own request.
+#[test]
+fn uploads_from_all_sides_do_not_get_in_each_other_s_way() {
+    let server = Server::builder().workers(2).threads(40).start();
+    std::thread::scope(|scope| {
+        for client in 0..16_usize {
+            let server = &server;
+            scope.spawn(move || {
+                let mut conn = server.conn();
+                for turn in 0..30_usize {
+                    let bytes = pattern(1 + (client * 30 + turn) * 97);
+                    let target = format!("/dev1/shared/{}/{client}", turn % 3);
+                    conn.put(&target, &bytes).expect(201, true);
+                    assert_same(&conn.get(&target).expect(200, true).body, &bytes, &target);
+                    if turn % 5 == 4 {
+                        conn.delete(&target).expect(204, true);
+                        conn.get(&target).expect(404, true);
+                    }
+                }
+            });
+        }
+    });
+    assert!(
+        server
+            .names()
+            .iter()
+            .all(|name| name.starts_with("dev1/shared/")),
+        "{:?}",
+        server.names()
+    );
+}
