@@ -36,10 +36,11 @@ pub mod scoreboard;
 #[expect(unsafe_code, reason = "the fence: see sys/mod.rs")]
 pub mod sys;
 
-/// The locks, named once: the model check (`tests/model.rs`) mounts `queue.rs`
-/// and `gate.rs` over the model checker's own.
+/// Locks and atomics, named once: the model check (`tests/model.rs`) mounts
+/// `queue.rs` and `gate.rs` over the model checker's own.
 mod sync {
     pub use parking_lot::{Condvar, Mutex};
+    pub use std::sync::atomic;
 }
 
 use std::ffi::OsString;

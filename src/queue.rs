@@ -5,12 +5,12 @@
 //! event for a client that has gone finds nothing and is dropped.
 
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sys::selector::{Event, Selector};
 use slab::Slab;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub use crate::sys::selector::Wait;

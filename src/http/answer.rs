@@ -77,7 +77,7 @@ impl<'a> Answer<'a> {
             Method::Delete => delete::answer(head, &path, self),
             Method::Mkcol => self.bare(Status::BadRequest),
             Method::Put => match path.for_put() {
-                Ok(()) => put::begin(head, path, arrived, self),
+                Ok(()) => put::begin(head, &path, arrived, self),
                 Err(refusal) => self.refuse_path(head, refusal),
             },
         }

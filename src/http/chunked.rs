@@ -11,8 +11,9 @@ use super::status::Status;
 /// Digits of one chunk size; 16 are enough for any number that is accepted, the rest
 /// can only be leading zeros.
 pub const MAX_SIZE_DIGITS: u8 = 64;
-/// Bytes of extensions after one chunk size.
-pub const MAX_EXTENSION: u32 = 8 * 1024;
+/// Bytes of extensions after one chunk size. They are skipped without being held, so the bound is only
+/// against a client that never comes to its data (RFC 9112 7.1.1).
+pub const MAX_EXTENSION: u32 = 1024 * 1024;
 /// Bytes of all trailer lines together.
 pub const MAX_TRAILERS: u32 = 64 * 1024;
 

@@ -28,6 +28,7 @@ use get::{Sending, Sends};
 use head::{Framing, Head, Method, Parse};
 use put::{Fed, Receiving};
 use response::Date;
+use std::fmt::Display;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -212,7 +213,7 @@ impl Conversation {
         match self.flush(visit, account) {
             Ok(true) => {}
             Ok(false) => return Next::Rearm(Wait::Write),
-            Err(_) => return self.gone(visit),
+            Err(e) => return self.gone(visit, &e),
         }
         loop {
             let step = match &mut self.phase {
@@ -231,15 +232,15 @@ impl Conversation {
                 Ok(Step::Turn(next)) => return next,
                 // The socket is broken (ECONNRESET, EPIPE, ETIMEDOUT): that is
                 // the client's affair, unless an upload was under way.
-                Err(_) => return self.gone(visit),
+                Err(e) => return self.gone(visit, &e),
             }
         }
     }
 
-    /// The client has gone.
-    fn gone(&mut self, visit: &Visit<'_>) -> Next {
+    /// The client has gone, and this is how.
+    fn gone(&mut self, visit: &Visit<'_>, how: &dyn Display) -> Next {
         if let Phase::Receiving(receiving) = &self.phase {
-            receiving.epitaph(visit.peer, &"premature EOF");
+            receiving.epitaph(visit.peer, how);
         }
         Next::Close
     }
@@ -430,7 +431,7 @@ impl Conversation {
             return Ok(match self.input(visit, account, BODY_READ)? {
                 Input::Bytes => Step::On,
                 Input::Wait(next) => Step::Turn(next),
-                Input::End => Step::Turn(self.gone(visit)),
+                Input::End => Step::Turn(self.gone(visit, &"premature EOF")),
             });
         }
         let Phase::Receiving(receiving) = std::mem::replace(&mut self.phase, Phase::Head) else {

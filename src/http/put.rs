@@ -61,8 +61,8 @@ pub enum Fed {
 }
 
 /// Begins a PUT to `path`. `arrived`: bytes of its body that are there already.
-pub fn begin(head: &Head<'_>, path: StorePath, arrived: u64, to: &mut Answer<'_>) -> Outcome {
-    if to.forbids_write(head, &path) {
+pub fn begin(head: &Head<'_>, path: &StorePath, arrived: u64, to: &mut Answer<'_>) -> Outcome {
+    if to.forbids_write(head, path) {
         return to.refuse_body(Status::PreconditionFailed);
     }
     let known = match head.framing {
@@ -72,7 +72,6 @@ pub fn begin(head: &Head<'_>, path: StorePath, arrived: u64, to: &mut Answer<'_>
     // What has arrived needs no reserve: writing it tells as much.
     let reserve = known.filter(|len| *len > arrived);
     let store = &to.site.store;
-    let log_path = path.clone();
     let upload = match &head.content_range {
         Some(range) => store.upload_in_place(path, range.first),
         None => store.upload(path, reserve),
@@ -94,7 +93,7 @@ pub fn begin(head: &Head<'_>, path: StorePath, arrived: u64, to: &mut Answer<'_>
                 heard: Tick::now(),
             }))
         }
-        Err(e) => to.failed(Method::Put, &log_path, &e),
+        Err(e) => to.failed(Method::Put, path, &e),
     }
 }
 
@@ -138,10 +137,9 @@ impl Receiving {
             to.note(Method::Put, upload.path(), "its Content-MD5 does not match");
             return to.bare(Status::BadRequest);
         }
-        let path = upload.path().clone();
         match upload.commit(&to.site.store) {
             Ok(()) => to.bare(Status::Created),
-            Err(e) => to.failed(Method::Put, &path, &e),
+            Err((path, e)) => to.failed(Method::Put, &path, &e),
         }
     }
 

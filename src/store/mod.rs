@@ -5,6 +5,7 @@ pub mod download;
 pub mod path;
 pub mod upload;
 
+use crate::sys::clock;
 use crate::sys::file::{self, Facts, Open};
 use path::StorePath;
 use std::borrow::Cow;
@@ -13,7 +14,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// What is on the disk before an upload is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,22 +32,28 @@ pub enum Durability {
 /// A docroot. It holds one descriptor, of the docroot itself: none of a
 /// device, so that a disk can be unmounted, and a mount appears at once.
 pub struct Store {
-    root: OwnedFd,
+    root: Arc<OwnedFd>,
     durability: Durability,
     /// Less than these bits: 0666 for files.
     umask: u32,
     /// openat2 is missing (Linux before 5.6, or a sandbox): walk instead.
     walks: AtomicBool,
+    /// Uploads that are expected to replace a file (upload.rs).
+    replaces: AtomicU32,
+    /// What temporary names begin with: this process, and its start.
+    maker: String,
 }
 
 impl Store {
     /// Opens the docroot. Each worker opens its own, after the fork.
     pub fn open(docroot: &Path, durability: Durability, umask: u32) -> io::Result<Store> {
         Ok(Store {
-            root: file::open_root(docroot)?,
+            root: Arc::new(file::open_root(docroot)?),
             durability,
             umask,
             walks: AtomicBool::new(false),
+            replaces: AtomicU32::new(0),
+            maker: format!("{}.{:x}", std::process::id(), clock::seed()),
         })
     }
 
@@ -75,7 +83,13 @@ impl Store {
     fn beneath(&self, path: &CStr, how: Open) -> io::Result<OwnedFd> {
         match self.anchored(self.root.as_fd(), path, how) {
             Err(e) if leads_out(&e) => {
-                let (device, below) = split_device(path).ok_or(e)?;
+                let Some((device, below)) = split_device(path) else {
+                    // The device itself, as the place to make something in.
+                    return match how {
+                        Open::Directory => file::open_directory(self.root.as_fd(), path),
+                        Open::Read | Open::InPlace(_) => Err(e),
+                    };
+                };
                 let device = file::open_directory(self.root.as_fd(), &device)?;
                 self.anchored(device.as_fd(), &below, how)
             }

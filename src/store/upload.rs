@@ -6,16 +6,18 @@
 //! kill -9 leaves, the kernel frees. link(2) replaces nothing, so an existing
 //! target is replaced by a second name, in the device's [`TEMP_DIR`], and
 //! rename(2). Where there are no unnamed files, the upload has its name in that
-//! directory from the start. [`sweep`] removes what dead processes left in it.
+//! directory from the start; so it has where files are being replaced anyway, which
+//! is the shorter way then. [`Store::sweep`] removes what dead processes left in it.
 
 use super::path::{StorePath, TEMP_DIR};
 use super::{Durability, Store};
 use crate::sys::file::{self, Open};
-use crate::sys::{clock, process};
+use crate::sys::process;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Files are 0666 less the umask, directories 0777 less it.
@@ -25,6 +27,9 @@ const DIR_MODE: u32 = 0o777;
 const INCOMPLETE_MODE: u32 = 0o600;
 /// The temporary directory is nobody else's business.
 const TEMP_MODE: u32 = 0o700;
+
+/// After an upload that had to replace a file, so many are expected to.
+const REPLACES: u32 = 32;
 
 /// See the module.
 pub struct Upload {
@@ -47,8 +52,10 @@ enum Place {
 
 /// A name in a device's temporary directory; dropped, it is removed.
 struct Temporary {
-    dir: OwnedFd,
-    name: CString,
+    root: Arc<OwnedFd>,
+    /// `DEVICE/TEMP_DIR/NAME`. No client can name or make any part of it but
+    /// the device, so it is walked as it is, from the docroot.
+    path: CString,
     /// Not renamed yet.
     there: bool,
 }
@@ -56,7 +63,7 @@ struct Temporary {
 impl Temporary {
     /// Makes it the file `name` in `parent`, in place of what is there.
     fn replace(mut self, parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
-        file::rename(self.dir.as_fd(), &self.name, parent, name)?;
+        file::rename(self.root.as_fd(), &self.path, parent, name)?;
         self.there = false;
         Ok(())
     }
@@ -66,7 +73,7 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         if self.there {
             // What cannot be removed now is left to the sweep.
-            let _ = file::unlink(self.dir.as_fd(), &self.name);
+            let _ = file::unlink(self.root.as_fd(), &self.path);
         }
     }
 }
@@ -74,17 +81,17 @@ impl Drop for Temporary {
 impl Store {
     /// Begins an upload of `path`, whose missing directories below the device
     /// are made. `reserve`: bytes to be reserved on the disk now.
-    pub fn upload(&self, path: StorePath, reserve: Option<u64>) -> io::Result<Upload> {
-        let parent = self.make_parent(&path)?;
+    pub fn upload(&self, path: &StorePath, reserve: Option<u64>) -> io::Result<Upload> {
+        let parent = self.make_parent(path)?;
         let mode = FILE_MODE & !self.umask;
-        let (file, place) = match file::open_unnamed(parent.as_fd(), mode) {
-            Ok(file) => (file, Place::Unnamed),
-            Err(e) if has_no_unnamed(&e) => {
-                let (temporary, file) =
-                    self.temporary(&path, |dir, name| file::create_new(dir, name, mode))?;
-                (file, Place::Temporary(temporary))
+        let (file, place) = if self.expects_to_replace() {
+            self.named(path, mode)?
+        } else {
+            match file::open_unnamed(parent.as_fd(), mode) {
+                Ok(file) => (file, Place::Unnamed),
+                Err(e) if has_no_unnamed(&e) => self.named(path, mode)?,
+                Err(e) => return Err(e),
             }
-            Err(e) => return Err(e),
         };
         if let Some(len) = reserve.filter(|len| *len > 0) {
             match file::reserve(file.as_fd(), len) {
@@ -95,7 +102,7 @@ impl Store {
         Ok(Upload {
             file: file.into(),
             place,
-            path,
+            path: path.clone(),
             written: 0,
             parent: Some(parent),
         })
@@ -103,8 +110,8 @@ impl Store {
 
     /// Begins to write a part of `path` in place, from offset `first` on; the
     /// file is made when missing, and nothing of it is cut off.
-    pub fn upload_in_place(&self, path: StorePath, first: u64) -> io::Result<Upload> {
-        let parent = self.make_parent(&path)?;
+    pub fn upload_in_place(&self, path: &StorePath, first: u64) -> io::Result<Upload> {
+        let parent = self.make_parent(path)?;
         let file = self.beneath(path.as_c_str(), Open::InPlace(INCOMPLETE_MODE))?;
         if file::facts(file.as_fd())?.kind != file::Kind::Regular {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
@@ -112,7 +119,7 @@ impl Store {
         Ok(Upload {
             file: file.into(),
             place: Place::Target(first),
-            path,
+            path: path.clone(),
             written: 0,
             parent: Some(parent),
         })
@@ -144,26 +151,52 @@ impl Store {
         Ok(at)
     }
 
+    /// A file that has its name in the temporary directory from the start.
+    fn named(&self, path: &StorePath, mode: u32) -> io::Result<(OwnedFd, Place)> {
+        let (temporary, file) =
+            self.temporary(path, |dir, name| file::create_new(dir, name, mode))?;
+        Ok((file, Place::Temporary(temporary)))
+    }
+
+    /// Whether the next upload will probably replace a file: then it gets a
+    /// temporary name at once, which saves two links.
+    fn expects_to_replace(&self) -> bool {
+        self.replaces
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+            .is_ok()
+    }
+
     /// A new name in the temporary directory of `path`'s device, which is made
-    /// when missing; `make` makes the file of that name.
+    /// when missing; `make` makes the file of that name, given from the docroot.
     fn temporary<T>(
         &self,
         path: &StorePath,
         make: impl Fn(BorrowedFd<'_>, &CStr) -> io::Result<T>,
     ) -> io::Result<(Temporary, T)> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let device = self.beneath(&CString::new(path.device())?, Open::Directory)?;
-        let dir = temp_dir(device.as_fd())?;
+        let dir = [path.device(), b"/", TEMP_DIR].concat();
+        let mut dir_was_made = false;
         loop {
             let nr = NEXT.fetch_add(1, Ordering::Relaxed);
-            let name = format!("{}.{:x}.{nr}", std::process::id(), clock::seed());
-            let name = CString::new(name)?;
-            match make(dir.as_fd(), &name) {
+            let name = format!("/{}.{nr}", self.maker);
+            let path = CString::new([&dir, name.as_bytes()].concat())?;
+            match make(self.root.as_fd(), &path) {
                 Ok(made) => {
-                    let there = true;
-                    return Ok((Temporary { dir, name, there }, made));
+                    let temporary = Temporary {
+                        root: Arc::clone(&self.root),
+                        path,
+                        there: true,
+                    };
+                    return Ok((temporary, made));
                 }
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound && !dir_was_made => {
+                    let dir = CString::new(&*dir)?;
+                    match file::make_directory(self.root.as_fd(), &dir, TEMP_MODE) {
+                        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                        _ => dir_was_made = true,
+                    }
+                }
                 Err(e) => return Err(e),
             }
         }
@@ -192,18 +225,6 @@ fn maker(name: &std::ffi::OsStr) -> Option<process::Pid> {
 fn temp_name() -> &'static std::ffi::OsStr {
     use std::os::unix::ffi::OsStrExt;
     std::ffi::OsStr::from_bytes(TEMP_DIR)
-}
-
-fn temp_dir(device: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let name = CString::new(TEMP_DIR)?;
-    match file::open_no_symlink(device, &name, Open::Directory) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        other => return other,
-    }
-    match file::make_directory(device, &name, TEMP_MODE) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
-        _ => file::open_no_symlink(device, &name, Open::Directory),
-    }
 }
 
 /// What open(2) says of O_TMPFILE where it is unknown: EOPNOTSUPP by the
@@ -261,35 +282,53 @@ impl Upload {
     }
 
     /// Makes it visible under its path, on the disk as far as `store` promises.
-    pub fn commit(self, store: &Store) -> io::Result<()> {
-        if store.durability != Durability::None {
-            file::sync_data(self.file.as_fd())?;
-        }
-        let parent = match self.parent {
-            Some(parent) => parent,
-            None => store.parent(&self.path)?,
-        };
-        let (_, name) = super::split(&self.path)?;
-        match self.place {
-            Place::Unnamed => match file::link(self.file.as_fd(), parent.as_fd(), name) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                    let (temporary, ()) = store.temporary(&self.path, |dir, temp| {
-                        file::link(self.file.as_fd(), dir, temp)
-                    })?;
-                    temporary.replace(parent.as_fd(), name)?;
-                }
-                other => other?,
-            },
-            Place::Temporary(temporary) => temporary.replace(parent.as_fd(), name)?,
-            Place::Target(_) => {
-                if file::facts(self.file.as_fd())?.mode == INCOMPLETE_MODE {
-                    file::set_mode(self.file.as_fd(), FILE_MODE & !store.umask)?;
-                }
+    /// The error names the path.
+    pub fn commit(self, store: &Store) -> Result<(), (StorePath, io::Error)> {
+        let Upload {
+            file,
+            place,
+            path,
+            parent,
+            ..
+        } = self;
+        commit(store, file.as_fd(), place, &path, parent).map_err(|e| (path, e))
+    }
+}
+
+fn commit(
+    store: &Store,
+    file: BorrowedFd<'_>,
+    place: Place,
+    path: &StorePath,
+    parent: Option<OwnedFd>,
+) -> io::Result<()> {
+    if store.durability != Durability::None {
+        file::sync_data(file)?;
+    }
+    let parent = match parent {
+        Some(parent) => parent,
+        None => store.parent(path)?,
+    };
+    let (_, name) = super::split(path)?;
+    match place {
+        Place::Unnamed => match file::link(file, parent.as_fd(), name) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                store.replaces.store(REPLACES, Ordering::Relaxed);
+                let (temporary, ()) =
+                    store.temporary(path, |dir, temp| file::link(file, dir, temp))?;
+                temporary.replace(parent.as_fd(), name)?;
+            }
+            other => other?,
+        },
+        Place::Temporary(temporary) => temporary.replace(parent.as_fd(), name)?,
+        Place::Target(_) => {
+            if file::facts(file)?.mode == INCOMPLETE_MODE {
+                file::set_mode(file, FILE_MODE & !store.umask)?;
             }
         }
-        if store.durability == Durability::Full {
-            file::sync_directory(parent.as_fd())?;
-        }
-        Ok(())
     }
+    if store.durability == Durability::Full {
+        file::sync_directory(parent.as_fd())?;
+    }
+    Ok(())
 }

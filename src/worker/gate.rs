@@ -6,10 +6,10 @@
 //! below the worker's share. A connection is fresh until its first turn, but
 //! not longer than [`FRESH_NS`]: one that says nothing is not work.
 
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
 use crate::sys::clock;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How long a connection that was not served yet counts as work. Nanoseconds.
