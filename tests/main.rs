@@ -4,5 +4,6 @@
 
 mod harness;
 mod http;
-// mod process;
+#[cfg(target_os = "linux")]
+mod process;
 mod pure;

@@ -31,7 +31,7 @@ use response::Date;
 use std::fmt::Display;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 
 /// The body of a GET, HEAD, DELETE or MKCOL, which means nothing, is swallowed
 /// up to this length; a longer one costs the connection. Bytes.
@@ -54,8 +54,8 @@ const LINGER_STOP_MS: u32 = 2000;
 pub struct Site {
     pub store: Store,
     pub timeouts: Timeouts,
-    /// Replies say `Connection: close`: this worker is stopping.
-    draining: AtomicBool,
+    /// Since then replies say `Connection: close`: this worker is stopping.
+    draining: OnceLock<Tick>,
 }
 
 impl Site {
@@ -63,17 +63,17 @@ impl Site {
         Site {
             store,
             timeouts,
-            draining: AtomicBool::new(false),
+            draining: OnceLock::new(),
         }
     }
 
     /// From now on each reply is its connection's last.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.draining.get_or_init(Tick::now);
     }
 
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.draining.get().is_some()
     }
 }
 
@@ -536,13 +536,22 @@ impl Conversation {
         let waited = now.since(self.since);
         let limit = |limit: std::time::Duration| limit.as_millis() as u32;
         match self.waits() {
-            Waits::Request if site.is_draining() => {
-                if waited >= limit(site.timeouts.drain_grace) {
+            Waits::Request => {
+                let stopping = site.draining.get().map(|begun| now.since(*begun));
+                let over = match stopping {
+                    None => waited >= limit(site.timeouts.idle),
+                    // The grace begins with the stop, for who was idle before.
+                    Some(stopping) => waited.min(stopping) >= limit(site.timeouts.drain_grace),
+                };
+                // A request may have come just now, its event on its way.
+                if !over || socket::has_input(socket) {
+                    return true;
+                }
+                if stopping.is_some() {
                     self.say_goodbye(socket);
                 }
-                true
+                stopping.is_some()
             }
-            Waits::Request => waited < limit(site.timeouts.idle),
             Waits::Head if waited >= limit(site.timeouts.head) => {
                 // Best effort: the socket has room for it, or nobody reads.
                 let mut out = Vec::new();

@@ -4,7 +4,7 @@ use super::body::Body;
 use super::head::{Bad, Framing, Head, Method};
 use super::{Answer, Outcome, Status};
 use crate::store::path::StorePath;
-use crate::store::upload::Upload;
+use crate::store::upload::{Comes, Upload};
 use crate::sys::clock::Tick;
 use md5::{Digest, Md5};
 use std::io;
@@ -70,11 +70,15 @@ pub fn begin(head: &Head<'_>, path: &StorePath, arrived: u64, to: &mut Answer<'_
         Framing::None | Framing::Chunked => None,
     };
     // What has arrived needs no reserve: writing it tells as much.
-    let reserve = known.filter(|len| *len > arrived);
+    let comes = match known {
+        Some(len) if len <= arrived => Comes::AtOnce,
+        Some(len) => Comes::Later(len),
+        None => Comes::Unknown,
+    };
     let store = &to.site.store;
     let upload = match &head.content_range {
         Some(range) => store.upload_in_place(path, range.first),
-        None => store.upload(path, reserve),
+        None => store.upload(path, comes),
     };
     match upload {
         Ok(upload) => {

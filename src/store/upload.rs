@@ -6,8 +6,8 @@
 //! kill -9 leaves, the kernel frees. link(2) replaces nothing, so an existing
 //! target is replaced by a second name, in the device's [`TEMP_DIR`], and
 //! rename(2). Where there are no unnamed files, the upload has its name in that
-//! directory from the start; so it has where files are being replaced anyway, which
-//! is the shorter way then. [`Store::sweep`] removes what dead processes left in it.
+//! directory from the start; so has one that is here whole while files are being
+//! replaced, for which that is the shorter way. [`Store::sweep`] removes what dead processes left in it.
 
 use super::path::{StorePath, TEMP_DIR};
 use super::{Durability, Store};
@@ -39,6 +39,17 @@ pub struct Upload {
     written: u64,
     /// The target's directory, while the turn in which it was opened lasts.
     parent: Option<OwnedFd>,
+}
+
+/// What is known about an upload's content when it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comes {
+    /// It is here, and will be written and made visible in this same turn.
+    AtOnce,
+    /// So many bytes will come, at least one.
+    Later(u64),
+    /// Nobody knows how many bytes.
+    Unknown,
 }
 
 enum Place {
@@ -80,11 +91,11 @@ impl Drop for Temporary {
 
 impl Store {
     /// Begins an upload of `path`, whose missing directories below the device
-    /// are made. `reserve`: bytes to be reserved on the disk now.
-    pub fn upload(&self, path: &StorePath, reserve: Option<u64>) -> io::Result<Upload> {
+    /// are made. A length that is known is reserved on the disk now.
+    pub fn upload(&self, path: &StorePath, comes: Comes) -> io::Result<Upload> {
         let parent = self.make_parent(path)?;
         let mode = FILE_MODE & !self.umask;
-        let (file, place) = if self.expects_to_replace() {
+        let (file, place) = if comes == Comes::AtOnce && self.expects_to_replace() {
             self.named(path, mode)?
         } else {
             match file::open_unnamed(parent.as_fd(), mode) {
@@ -93,7 +104,7 @@ impl Store {
                 Err(e) => return Err(e),
             }
         };
-        if let Some(len) = reserve.filter(|len| *len > 0) {
+        if let Comes::Later(len) = comes {
             match file::reserve(file.as_fd(), len) {
                 Err(e) if !cannot_reserve(&e) => return Err(e),
                 _ => {}
@@ -158,8 +169,8 @@ impl Store {
         Ok((file, Place::Temporary(temporary)))
     }
 
-    /// Whether the next upload will probably replace a file: then it gets a
-    /// temporary name at once, which saves two links.
+    /// Whether the next upload will probably replace a file: then a temporary
+    /// name at once saves two links.
     fn expects_to_replace(&self) -> bool {
         self.replaces
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))

@@ -89,6 +89,14 @@ pub fn recv_append(socket: BorrowedFd<'_>, buf: &mut Vec<u8>) -> io::Result<usiz
     Ok(n)
 }
 
+/// Whether bytes have come that nobody has read yet. The peer's end is none.
+pub fn has_input(socket: BorrowedFd<'_>) -> bool {
+    let mut byte = 0u8;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: writes at most the one byte.
+    unsafe { libc::recv(socket.as_raw_fd(), (&raw mut byte).cast(), 1, flags) > 0 }
+}
+
 /// Reads what there is into `scratch` and throws it away. 0 is the peer's end.
 pub fn discard(socket: BorrowedFd<'_>, scratch: &mut Vec<u8>) -> io::Result<usize> {
     scratch.clear();

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Keep-alive connections that were idle for so long give way when descriptors
 /// run out. Milliseconds.
@@ -27,6 +27,9 @@ const PAUSE: std::ops::RangeInclusive<Duration> =
 
 /// A kick that was lost is repeated after 1 ms, then doubling up to this.
 const LONGEST_KICK: Duration = Duration::from_millis(50);
+
+/// Workers are told to stop one after the other, but within this.
+const WORD_COMES: Duration = Duration::from_millis(200);
 
 /// While the listen queue is emptied: connections in it at the start came
 /// before the stop, so that many (the kernel's longest queue) are enough.
@@ -202,8 +205,10 @@ impl Work {
 
     fn welcome(&self, socket: OwnedFd, peer: socket::Peer) {
         let read_only = self.serves == Serves::HttpGet;
-        let client: Box<Connection> =
-            Box::new(Client::new(socket, peer, read_only, self.gate.enter()));
+        // At saturation a connection has waited in the listen queue, and its
+        // request with it; who is silent now may stay so.
+        let place = self.gate.enter(socket::has_input(socket.as_fd()));
+        let client: Box<Connection> = Box::new(Client::new(socket, peer, read_only, place));
         if let Err((client, e)) = self.queue.add(client) {
             crate::log::client(format_args!(
                 "{} was closed: epoll_ctl: {e}; see fs.epoll.max_user_watches",
@@ -212,9 +217,17 @@ impl Work {
         }
     }
 
-    /// Somebody made the shared listener non-blocking: put it back, or this
-    /// loop would spin.
+    /// Somebody made the shared listener non-blocking: another worker, when
+    /// all are stopping and this one's word is on its way; or a stranger: put
+    /// it back, or this loop would spin.
     fn unblocked(&self) {
+        let since = Instant::now();
+        while since.elapsed() < WORD_COMES {
+            std::thread::park_timeout(Duration::from_millis(1));
+            if self.order() != Order::Accept {
+                return;
+            }
+        }
         log::warn!("a listener was O_NONBLOCK; it is blocking again");
         if let Err(e) = socket::set_nonblocking(self.listener.as_fd(), false) {
             log::error!("fcntl: {e}: this worker cannot wait on its listener and ends");
@@ -228,9 +241,13 @@ impl Work {
             return;
         }
         let now = Tick::now();
-        let closed = self
-            .queue
-            .retain(|client| client.idle_for(now).is_none_or(|idle| idle < GIVES_WAY_MS));
+        // Whose next request has come just now is idle no longer.
+        let closed = self.queue.retain(|client| {
+            let idle = client
+                .idle_for(now)
+                .is_some_and(|idle| idle >= GIVES_WAY_MS);
+            !idle || socket::has_input(client.as_fd())
+        });
         log::warn!("{why}: expired {closed} connections idle for 5 s or more");
     }
 }

@@ -3,8 +3,9 @@
 //! (BALANCING: without it the tail is that of a queue per process).
 //!
 //! Room is: busy consumers + fresh connections < consumers, and connections
-//! below the worker's share. A connection is fresh until its first turn, but
-//! not longer than [`FRESH_NS`]: one that says nothing is not work.
+//! below the worker's share. A connection is fresh that had sent something when
+//! it was accepted and waits for its first turn, but not longer than
+//! [`FRESH_NS`]: one that says nothing is not work.
 
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
@@ -175,14 +176,16 @@ impl Gate {
         (in_time && !self.is_full()).then_some(Room::Yes)
     }
 
-    /// A connection was accepted.
-    pub fn enter(self: &Arc<Gate>) -> Place {
-        let slice = slice_now();
+    /// A connection was accepted. `is_work`: it has sent something already.
+    pub fn enter(self: &Arc<Gate>, is_work: bool) -> Place {
         self.connections.fetch_add(1, Ordering::SeqCst);
-        self.fresh.lock().add(slice);
+        let fresh = is_work.then(slice_now);
+        if let Some(slice) = fresh {
+            self.fresh.lock().add(slice);
+        }
         Place {
             gate: Arc::clone(self),
-            fresh: Some(slice),
+            fresh,
         }
     }
 

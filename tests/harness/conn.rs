@@ -43,6 +43,15 @@ impl Stream {
     }
 }
 
+/// How a connection ended where a reply was due.
+#[derive(Debug)]
+pub enum Ended {
+    /// A clean end before any byte of the reply.
+    Clean,
+    /// A reset, half a reply, silence until the deadline: the words for it.
+    Broken(String),
+}
+
 /// One connection, and the bytes that came on it but were not looked at yet.
 pub struct Conn {
     stream: Stream,
@@ -59,6 +68,16 @@ impl Conn {
             stream: Stream::Tcp(stream),
             inbox: Vec::new(),
         }
+    }
+
+    /// The same, for a test in which there may be nobody to connect to.
+    pub fn try_connect(addr: SocketAddr, within: Duration) -> io::Result<Conn> {
+        let stream = TcpStream::connect_timeout(&addr, within)?;
+        stream.set_nodelay(true)?;
+        Ok(Conn {
+            stream: Stream::Tcp(stream),
+            inbox: Vec::new(),
+        })
     }
 
     /// A client whose receive buffer is small from the start, so that the server soon has to wait for it.
@@ -240,6 +259,88 @@ impl Conn {
             response.body = self.read_exactly(response.content_length() as usize);
         }
         response
+    }
+
+    /// Reads a whole final reply, or `None` if the server closes before its end.
+    #[track_caller]
+    pub fn response_unless_closed(&mut self) -> Option<Response> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let head = find(&self.inbox, b"\r\n\r\n").map(|at| at + 4);
+            let whole = head.is_some_and(|head| {
+                let length = Response::parse(&self.inbox[..head]).content_length();
+                (self.inbox.len() - head) as u64 >= length
+            });
+            if whole {
+                return Some(self.response());
+            }
+            match self.fill(end) {
+                Ok(0) => return None,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                Ok(_) => {}
+                Err(error) => panic!("{error} instead of the rest of {}", show(&self.inbox)),
+            }
+        }
+    }
+
+    /// The same, for a test that counts what fails instead of ending there.
+    pub fn try_response(&mut self) -> Result<Response, Ended> {
+        let end = Instant::now() + PATIENCE;
+        let at = loop {
+            match find(&self.inbox, b"\r\n\r\n") {
+                Some(at) => break at + 4,
+                None => self.try_fill(end)?,
+            }
+        };
+        let rest = self.inbox.split_off(at);
+        let head = std::mem::replace(&mut self.inbox, rest);
+        let mut response = Response::parse(&head);
+        response.check_shape();
+        if !matches!(response.status, 204 | 304) {
+            let len = response.content_length() as usize;
+            while self.inbox.len() < len {
+                self.try_fill(end).map_err(|ended| match ended {
+                    Ended::Clean => Ended::Broken(format!("the end instead of {len} bytes")),
+                    broken => broken,
+                })?;
+            }
+            let rest = self.inbox.split_off(len);
+            response.body = std::mem::replace(&mut self.inbox, rest);
+        }
+        Ok(response)
+    }
+
+    fn try_fill(&mut self, end: Instant) -> Result<(), Ended> {
+        match self.fill(end) {
+            Ok(0) if self.inbox.is_empty() => Err(Ended::Clean),
+            Ok(0) => Err(Ended::Broken(format!(
+                "the end after {}",
+                show(&self.inbox)
+            ))),
+            Ok(_) => Ok(()),
+            Err(error) => Err(Ended::Broken(format!(
+                "{error} after {}",
+                show(&self.inbox)
+            ))),
+        }
+    }
+
+    /// Whether the server's end of the connection has come already; asked without waiting.
+    pub fn has_ended(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        match socket2::SockRef::from(self.tcp()).recv_with_flags(&mut byte, flags) {
+            Ok(got) => got == 0,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        }
+    }
+
+    /// The inode of the server's end, by which /proc/PID/fd tells who holds it; `None` before it is accepted.
+    pub fn server_inode(&self) -> Option<u32> {
+        let (ours, theirs) = self.ends();
+        kernel::end(theirs, ours)
+            .map(|end| end.inode)
+            .filter(|inode| *inode != 0)
     }
 
     /// Reads the reply to a HEAD request: never a body.

@@ -19,6 +19,8 @@ pub struct End {
     pub unsent: u32,
     /// Bytes received and not read yet.
     pub unread: u32,
+    /// The socket's inode; 0 while it waits in the listen queue.
+    pub inode: u32,
 }
 
 /// The end with this address of its own and this peer; `None` if there is none.
@@ -34,15 +36,16 @@ pub fn end(local: SocketAddr, peer: SocketAddr) -> Option<End> {
     let len = netlink.read(&mut reply).expect("sock_diag");
     let word = |at: usize| u32::from_ne_bytes(reply[at..at + 4].try_into().expect("four bytes"));
     let kind = u16::from_ne_bytes([reply[4], reply[5]]);
-    if kind != SOCK_DIAG_BY_FAMILY || len < 80 {
+    if kind != SOCK_DIAG_BY_FAMILY || len < 88 {
         return None;
     }
     // behind the header of 16 bytes: family, state, timer, retransmits, the 48 bytes that name the socket,
-    // expiry, and the two queues
+    // expiry, the two queues, the owner and the inode
     Some(End {
         established: reply[17] == TCP_ESTABLISHED,
         unread: word(72),
         unsent: word(76),
+        inode: word(84),
     })
 }
 

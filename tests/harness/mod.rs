@@ -5,12 +5,14 @@
 pub mod conn;
 mod kernel;
 pub mod response;
+pub mod sandbox;
 pub mod server;
 
 pub use conn::Conn;
 pub use response::Response;
 pub use server::Server;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a test waits for a fact before it fails. Long beside anything the server does (two cores run the
@@ -99,4 +101,14 @@ pub fn show(bytes: &[u8]) -> String {
     let cut = &bytes[..bytes.len().min(600)];
     let more = if cut.len() < bytes.len() { "…" } else { "" };
     format!("\"{}{more}\"", cut.escape_ascii())
+}
+
+/// Ends a helper thread's loop when the test's own thread is through with it, also by a failed assertion:
+/// otherwise the test would wait for that thread instead of failing.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

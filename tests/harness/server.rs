@@ -15,6 +15,7 @@ use std::{fs, io};
 
 use tempfile::TempDir;
 
+use super::sandbox::{self, Missing};
 use super::{Conn, PATIENCE, eventually, wait_for};
 
 /// The user that a test run by root hands the server to where permissions matter.
@@ -32,6 +33,7 @@ pub struct Builder {
     threads: u32,
     unprivileged: bool,
     tmpfs: Option<(String, String)>,
+    without: Vec<Missing>,
 }
 
 impl Builder {
@@ -47,6 +49,7 @@ impl Builder {
             threads: 10,
             unprivileged: false,
             tmpfs: None,
+            without: Vec::new(),
         }
     }
 
@@ -129,6 +132,12 @@ impl Builder {
         self
     }
 
+    /// Runs the server on a kernel (or a filesystem) that has no such thing.
+    pub fn without(mut self, missing: Missing) -> Self {
+        self.without.push(missing);
+        self
+    }
+
     /// Starts the server and waits until all its workers are ready.
     #[track_caller]
     pub fn start(self) -> Server {
@@ -182,9 +191,16 @@ impl Builder {
             command.gid(NOBODY).uid(NOBODY);
         }
         self.prepare_child(&mut command, &root);
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("start {}: {error}", exe.display()));
+        // a copy cannot be executed while another test's child, between its fork and its exec, still has the
+        // descriptor by which it was written
+        let mut child = wait_for("the server to be executable", PATIENCE, || {
+            match command.spawn() {
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => None,
+                other => {
+                    Some(other.unwrap_or_else(|error| panic!("start {}: {error}", exe.display())))
+                }
+            }
+        });
         let log = Log::follow(child.stderr.take().expect("stderr is piped"));
         Server {
             child,
@@ -208,6 +224,7 @@ impl Builder {
                 CString::new(format!("size={size},mode=777")).expect("no NUL"),
             )
         });
+        let filter = sandbox::filter(&self.without);
         let prepare = move || {
             // SAFETY: umask cannot fail and touches this process alone
             unsafe { libc::umask(umask as libc::mode_t) };
@@ -219,10 +236,10 @@ impl Builder {
                 // SAFETY: the struct lives across the call
                 check(unsafe { libc::setrlimit(resource as _, &limit) })?;
             }
-            match &tmpfs {
-                Some((target, options)) => mount_tmpfs(target, options),
-                None => Ok(()),
+            if let Some((target, options)) = &tmpfs {
+                mount_tmpfs(target, options)?;
             }
+            sandbox::apply(&filter)
         };
         // SAFETY: the closure makes system calls only and allocates nothing, as the time between fork and exec wants
         unsafe { command.pre_exec(prepare) };

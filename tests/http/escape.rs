@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempDir;
 
-use crate::harness::Server;
+use crate::harness::{Server, SetOnDrop};
 
 /// A server, and beside its docroot a folder with a secret that no request may reach.
 struct World {
@@ -332,6 +332,7 @@ fn a_race_of_folder_and_symlink_never_leads_outside() {
             }
             flips
         });
+        let stop = SetOnDrop(&done);
         for turn in 0..300 {
             let mut conn = server.conn();
             let response = conn.get("/dev1/flip/secret");
@@ -344,7 +345,7 @@ fn a_race_of_folder_and_symlink_never_leads_outside() {
             server.conn().delete("/dev1/flip/secret");
             server.conn().put("/dev1/flip/secret", b"inside");
         }
-        done.store(true, Ordering::Relaxed);
+        drop(stop);
         assert!(flipper.join().unwrap() > 100, "the race was run");
     });
     world.check_untouched("the race");

@@ -1,11 +1,12 @@
 //! GET and HEAD: what is served, how the reply looks, and what happens while the file changes.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::harness::server::is_root;
-use crate::harness::{Conn, Server, assert_same, pattern};
+use crate::harness::{Conn, Server, SetOnDrop, assert_same, pattern};
 
 #[test]
 fn a_file_comes_with_the_reference_s_headers_in_its_order() {
@@ -221,7 +222,7 @@ fn a_file_beyond_four_gib_has_its_length_and_its_far_bytes() {
     let file = fs::File::options().write(true).open(path).unwrap();
     file.set_len(5 << 30).unwrap();
     let far = (4_u64 << 30) + 10;
-    std::os::unix::fs::FileExt::write_all_at(&file, b"far away", far).unwrap();
+    file.write_all_at(b"far away", far).unwrap();
     let mut conn = server.conn();
     assert_eq!(
         conn.head("/dev1/sparse").expect(200, true).content_length(),
@@ -262,6 +263,48 @@ fn a_file_that_shrinks_while_it_is_sent_closes_the_connection() {
     let worker = server.worker_pids()[0];
     assert!(server.is_ours(worker), "the worker died of it");
     server.conn().expect_open();
+}
+
+/// Shrinking between the look at its size and the read: the reply must never promise more than comes, or the
+/// client would wait for the rest.
+#[test]
+fn a_small_file_that_shrinks_under_its_reader_stalls_nobody() {
+    let server = Server::start();
+    let bytes = pattern(20_000);
+    let path = server.write("dev1/file", &bytes);
+    let file = fs::File::options().write(true).open(path).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                file.set_len(10_000).unwrap();
+                file.write_all_at(&bytes[10_000..], 10_000).unwrap();
+            }
+        });
+        let mut conn = server.conn();
+        let _stop = SetOnDrop(&done);
+        let (mut whole, mut closed) = (0, 0);
+        for _ in 0..3000 {
+            let _ = conn.try_send("GET /dev1/file HTTP/1.1\r\nHost: h\r\n\r\n");
+            match conn.response_unless_closed() {
+                Some(response) => {
+                    whole += 1;
+                    response.expect(200, true);
+                    assert_same(
+                        &response.body[..10_000],
+                        &bytes[..10_000],
+                        "what never changes",
+                    );
+                }
+                None => {
+                    closed += 1;
+                    conn = server.conn();
+                }
+            }
+        }
+        assert!(whole > 0, "{closed} of 3000 replies were cut short");
+    });
+    server.conn().get("/dev1/file").expect(200, true);
 }
 
 #[test]

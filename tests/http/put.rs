@@ -561,6 +561,28 @@ fn a_refusal_reaches_a_client_that_is_still_sending() {
     }
 }
 
+/// RFC 9112 9.6: what still comes is read and thrown away, so that no reset overtakes the reply on its way.
+#[test]
+fn a_refusal_ends_in_a_clean_close_while_the_client_still_sends() {
+    let server = Server::start();
+    let piece = vec![0; 128 * 1024];
+    for wire in [
+        "PUT /dev777/x HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n",
+        "PUT /dev1/x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nbad\r\r\n",
+        "BAD\r\n\r\n",
+    ] {
+        let mut conn = server.conn();
+        conn.send(wire);
+        conn.send(&piece);
+        assert!(!conn.response().keeps_alive(), "{wire:?}");
+        conn.send(&piece);
+        conn.settle();
+        conn.send(&piece);
+        conn.finish_sending();
+        conn.expect_eof();
+    }
+}
+
 #[test]
 fn mkcol_makes_nothing() {
     let server = Server::start();

@@ -1,0 +1,171 @@
+//! A worker's threads, started and stopped thousands of times inside one process: both ways of stopping an
+//! acceptor, and the poison. `RMOG_CYCLES` asks for more than the few thousand that end in seconds. A crate of
+//! its own, since the signal of the kick is the whole process's.
+#![cfg(target_os = "linux")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use rmogstored::config::Timeouts;
+use rmogstored::http::Site;
+use rmogstored::listener::Serves;
+use rmogstored::store::{Durability, Store};
+use rmogstored::sys::signal::Inbox;
+use rmogstored::worker::Crew;
+
+/// A cycle that takes longer hangs.
+const WATCHDOG: Duration = Duration::from_secs(5);
+
+fn cycles() -> usize {
+    let asked = std::env::var("RMOG_CYCLES").ok();
+    asked.and_then(|text| text.parse().ok()).unwrap_or(1500)
+}
+
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+}
+
+/// What all cycles share.
+struct Stage {
+    docroot: tempfile::TempDir,
+    listener: TcpListener,
+    addr: SocketAddr,
+}
+
+impl Stage {
+    fn new() -> Stage {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        Stage {
+            docroot: tempfile::tempdir().expect("a docroot"),
+            addr: listener.local_addr().expect("its address"),
+            listener,
+        }
+    }
+
+    /// A crew on its own descriptor of the shared listener, as after a fork.
+    fn crew(&self) -> Crew {
+        let store = Store::open(self.docroot.path(), Durability::None, 0o022).expect("docroot");
+        let second = Duration::from_secs(1);
+        let timeouts = Timeouts {
+            idle: second,
+            head: second,
+            body: second,
+            send: second,
+            drain_grace: second,
+        };
+        let listener: OwnedFd = self.listener.try_clone().expect("dup").into();
+        let listeners = vec![(listener, Serves::Http)];
+        Crew::start(Site::new(store, timeouts), listeners, 3, 100).expect("threads")
+    }
+
+    /// Clients of one cycle: none, silent ones, or ones that are served.
+    fn visit(&self, cycle: usize) -> Vec<TcpStream> {
+        let mut clients = Vec::new();
+        for nr in 0..cycle % 4 {
+            let mut client = TcpStream::connect(self.addr).expect("connect");
+            client
+                .set_read_timeout(Some(WATCHDOG))
+                .expect("SO_RCVTIMEO");
+            if nr == 1 {
+                client
+                    .write_all(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+                    .expect("send");
+                let mut reply = [0; 12];
+                client.read_exact(&mut reply).expect("a reply");
+                assert_eq!(&reply, b"HTTP/1.1 200");
+            }
+            clients.push(client);
+        }
+        clients
+    }
+
+    /// Others serve the listener: it must be as it was.
+    fn stop_private(&self, cycle: usize) {
+        let mut crew = self.crew();
+        let clients = self.visit(cycle);
+        if cycle % 3 == 0 {
+            crew.begin_drain(false).expect("begin_drain");
+        }
+        crew.stop(false).expect("stop");
+        drop(clients);
+        if cycle % 16 == 0 {
+            self.still_listens();
+        }
+    }
+
+    /// Nobody serves it after this.
+    fn stop_last(&self, cycle: usize) {
+        let crew = self.crew();
+        let clients = self.visit(cycle);
+        crew.stop(true).expect("stop");
+        drop(clients);
+        self.listener.set_nonblocking(false).expect("O_NONBLOCK");
+    }
+
+    /// A connection from the listen queue, which may still hold those that a stopped crew did not accept.
+    fn still_listens(&self) {
+        let client = TcpStream::connect(self.addr).expect("connect");
+        let ours = client.local_addr().expect("its address");
+        loop {
+            let (_accepted, peer) = self.listener.accept().expect("accept after the stop");
+            if peer == ours {
+                return;
+            }
+        }
+    }
+}
+
+/// Runs `cycle` so many times under the watchdog, and counts what is left.
+fn run(name: &str, count: usize, cycle: fn(&Stage, usize)) {
+    let (say, hear) = channel();
+    let before = (threads(), descriptors());
+    let start = Instant::now();
+    let actor = std::thread::spawn(move || act(count, cycle, &say));
+    let mut longest = Duration::ZERO;
+    loop {
+        let begun = Instant::now();
+        match hear.recv_timeout(WATCHDOG) {
+            Ok(_) => longest = longest.max(begun.elapsed()),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => panic!("{name}: a cycle hangs"),
+        }
+    }
+    actor.join().expect("the cycles");
+    eprintln!(
+        "{name}: {count} cycles in {:?}, the longest {longest:?}",
+        start.elapsed()
+    );
+    // joined threads leave /proc a moment later
+    let deadline = Instant::now() + WATCHDOG;
+    while (threads(), descriptors()) != before {
+        assert!(
+            Instant::now() < deadline,
+            "threads and descriptors: {before:?}, now {:?}",
+            (threads(), descriptors())
+        );
+        std::thread::yield_now();
+    }
+}
+
+fn act(count: usize, cycle: fn(&Stage, usize), say: &Sender<usize>) {
+    let stage = Stage::new();
+    for nr in 0..count {
+        cycle(&stage, nr);
+        say.send(nr).expect("the watchdog");
+    }
+}
+
+/// One test, so that nothing else runs in this process while threads are counted.
+#[test]
+fn thousands_of_starts_and_stops() {
+    let _signals = Inbox::open().expect("signal handlers");
+    run("others go on (dup3)", cycles(), Stage::stop_private);
+    run("the last one (O_NONBLOCK)", cycles(), Stage::stop_last);
+}

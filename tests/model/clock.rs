@@ -1,0 +1,54 @@
+//! A clock that stands still until a scenario lets time pass.
+
+use super::sync::{Sleepers, time_out};
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Far from 0, which the gate takes for "never".
+const START: u64 = 1_000_000_000_000;
+
+struct Alarm {
+    at: u64,
+    sleepers: Arc<Sleepers>,
+    number: usize,
+}
+
+// shuttle's threads are coroutines on the thread of the test: this is theirs in common, and no other test's.
+thread_local! {
+    static NOW: Cell<u64> = const { Cell::new(START) };
+    static ALARMS: RefCell<Vec<Alarm>> = const { RefCell::new(Vec::new()) };
+}
+
+/// To be called first in each execution.
+pub fn reset() {
+    NOW.set(START);
+    ALARMS.take();
+}
+
+pub fn monotonic_ns() -> u64 {
+    NOW.get()
+}
+
+pub fn set_alarm(after: Duration, sleepers: Arc<Sleepers>, number: usize) {
+    let at = NOW.get() + after.as_nanos() as u64;
+    ALARMS.with_borrow_mut(|alarms| {
+        alarms.push(Alarm {
+            at,
+            sleepers,
+            number,
+        })
+    });
+}
+
+/// Lets time pass, and wakes those who waited for it.
+pub fn pass(span: Duration) {
+    let now = NOW.get() + span.as_nanos() as u64;
+    NOW.set(now);
+    let due: Vec<Alarm> =
+        ALARMS.with_borrow_mut(|alarms| alarms.extract_if(.., |alarm| alarm.at <= now).collect());
+    for alarm in due {
+        time_out(&alarm.sleepers, alarm.number);
+    }
+    shuttle::thread::yield_now();
+}

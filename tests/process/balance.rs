@@ -1,0 +1,67 @@
+//! Connections are dealt out evenly, and idle ones do not close the gate.
+
+use std::time::{Duration, Instant};
+
+use super::{alone, facts};
+use crate::harness::{Conn, PATIENCE, Server, eventually};
+
+const WORKERS: u32 = 4;
+const CONNECTIONS: usize = 1000;
+
+#[test]
+fn persistent_connections_are_dealt_out_evenly() {
+    let _alone = alone();
+    let server = Server::builder().workers(WORKERS).threads(40).start();
+    let workers = server.worker_pids();
+    let sockets = || -> Vec<usize> { workers.iter().map(|pid| facts::sockets(*pid)).collect() };
+    let before = sockets();
+    let mut conns = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut conn = server.conn();
+        conn.get("/").expect(200, true);
+        conns.push(conn);
+    }
+    let counts = || -> Vec<usize> {
+        let now = sockets();
+        now.iter()
+            .zip(&before)
+            .map(|(now, then)| now - then)
+            .collect()
+    };
+    eventually("all connections at the workers", PATIENCE, || {
+        counts().iter().sum::<usize>() == CONNECTIONS
+    });
+    let counts = counts();
+    let mean = CONNECTIONS as f64 / f64::from(WORKERS);
+    let spread = *counts.iter().max().expect("some") as f64 / mean;
+    eprintln!("{CONNECTIONS} persistent connections: {counts:?}, max/mean {spread:.3}");
+    assert!(spread <= 1.05, "{counts:?}");
+}
+
+/// Connections that say nothing are not work: they age, and the gate opens again.
+#[test]
+fn four_hundred_silent_connections_keep_nobody_out() {
+    let _alone = alone();
+    let server = Server::start();
+    let opened = Instant::now();
+    let silent: Vec<Conn> = (0..400).map(|_| server.conn()).collect();
+    let mut times: Vec<Duration> = (0..100)
+        .map(|_| {
+            let start = Instant::now();
+            server.conn().get("/").expect(200, true);
+            start.elapsed()
+        })
+        .collect();
+    eprintln!(
+        "400 silent and 100 talking connections in {:?}",
+        opened.elapsed()
+    );
+    times.sort();
+    eprintln!(
+        "behind them a new connection is served in {:?} (median), {:?} (worst)",
+        times[50], times[99]
+    );
+    assert!(times[50] < Duration::from_millis(100), "{times:?}");
+    assert!(times[99] < Duration::from_secs(2), "{times:?}");
+    drop(silent);
+}

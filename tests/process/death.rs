@@ -1,0 +1,204 @@
+//! Workers and masters that are killed, and workers that cannot start.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use super::traffic::{Failure, Habit, Tally, Traffic};
+use super::{alone, facts, signal};
+use crate::harness::server::{is_root, own_docroot};
+use crate::harness::{PATIENCE, Server, eventually, pattern};
+
+const KILLS: usize = 20;
+
+/// The promise: after a kill -9 the next worker serves within this.
+const REPLACED: Duration = Duration::from_secs(1);
+
+/// A worker that has lived longer than this has not died young: its successor starts at once.
+const GROWN_UP: Duration = Duration::from_millis(1100);
+
+#[test]
+fn a_killed_worker_takes_only_its_own_connections_along() {
+    let _alone = alone();
+    let server = Server::builder().workers(4).threads(20).start();
+    let traffic = Traffic::start(
+        &server,
+        &[
+            (Habit::Busy, 5),
+            (Habit::Dawdling(Duration::from_millis(20)), 3),
+            (Habit::OneShot, 2),
+        ],
+    );
+    let mut born: BTreeMap<i32, Instant> = server
+        .worker_pids()
+        .into_iter()
+        .map(|pid| (pid, Instant::now()))
+        .collect();
+    let (mut killed, mut ready, mut serving) = (BTreeMap::new(), Vec::new(), Vec::new());
+    for kill in 0..KILLS {
+        let slot = kill % 4;
+        let victim = server.worker_pids()[slot];
+        traffic.flow(20);
+        eventually("the worker to grow up", PATIENCE, || {
+            born[&victim].elapsed() > GROWN_UP
+        });
+        let skip = server.log().len();
+        let at = Instant::now();
+        signal(victim, libc::SIGKILL);
+        killed.insert(victim, at);
+        server.wait_log_after(skip, &format!("worker {slot} is ready"), PATIENCE);
+        ready.push(at.elapsed());
+        let heir = server.worker_pids()[slot];
+        born.insert(heir, Instant::now());
+        assert_ne!(heir, victim);
+        await_service(&server, heir);
+        serving.push(at.elapsed());
+    }
+    print_times("kill -9 until ready", &mut ready);
+    print_times(
+        "kill -9 until the first reply of the next one",
+        &mut serving,
+    );
+    only_the_dead_failed(traffic.finish(), &killed);
+    let slowest = serving.last().expect("some");
+    assert!(*slowest < REPLACED, "{slowest:?}");
+    server.stop();
+}
+
+/// Connects until a connection is this worker's.
+fn await_service(server: &Server, worker: i32) {
+    eventually("a reply of the new worker", PATIENCE, || {
+        let mut conn = server.conn();
+        conn.get("/dev1/shared").expect(200, true);
+        facts::owner(server.pid(), &conn) == Some(worker)
+    });
+}
+
+fn print_times(what: &str, times: &mut [Duration]) {
+    times.sort();
+    eprintln!(
+        "{what}, {} times: median {:?}, worst {:?}",
+        times.len(),
+        times[times.len() / 2],
+        times[times.len() - 1]
+    );
+}
+
+/// Each failure is on a connection of a worker that was killed while the connection lived.
+fn only_the_dead_failed(tally: Tally, killed: &BTreeMap<i32, Instant>) {
+    let unknown = tally.failures.iter().filter(|f| f.owner.is_none()).count();
+    eprintln!(
+        "{} requests were served, {} failed on connections of killed workers, {unknown} of them on their first",
+        tally.served,
+        tally.failures.len(),
+    );
+    let died_in = |failure: &Failure, at: &Instant| (failure.from..=failure.to).contains(at);
+    for failure in &tally.failures {
+        let excused = match failure.owner {
+            Some(pid) => killed.get(&pid).is_some_and(|at| died_in(failure, at)),
+            None => failure.first && killed.values().any(|at| died_in(failure, at)),
+        };
+        assert!(excused, "{failure:?}");
+    }
+    assert!(tally.served > 100, "{tally:?}");
+}
+
+/// Without a master the workers serve who is there, and end.
+#[test]
+fn workers_drain_and_end_when_the_master_is_killed() {
+    let _alone = alone();
+    let mut server = Server::builder()
+        .workers(3)
+        .arg("--drain-grace=0.3")
+        .start();
+    let workers = server.worker_pids();
+    let traffic = Traffic::start(&server, &[(Habit::Busy, 4)]);
+    let bytes = pattern(1000);
+    let mut upload = server.conn();
+    upload.send("PUT /dev1/upload HTTP/1.1\r\nHost: t\r\nContent-Length: 1000\r\n\r\n");
+    upload.send(&bytes[..500]);
+    upload.settle();
+    traffic.flow(50);
+    traffic.expect_stop();
+    server.signal(libc::SIGKILL);
+    assert_eq!(server.wait_exit(PATIENCE).code(), None);
+    server.wait_log("the master has gone", PATIENCE);
+    upload.send(&bytes[500..]);
+    upload.response().expect(201, false);
+    upload.expect_eof();
+    for pid in workers {
+        eventually("a worker's end after its master's", PATIENCE, || {
+            !server.is_ours(pid)
+        });
+    }
+    let tally = traffic.join();
+    // what was in the listen queue after the last accept is lost: nobody is left to close the door first
+    let lost = tally.failures.iter().filter(|f| f.first).count();
+    eprintln!(
+        "master killed: {} served, {lost} new connections lost",
+        tally.served
+    );
+    assert!(
+        tally.failures.iter().all(|f| f.first),
+        "{:?}",
+        tally.failures
+    );
+    assert_eq!(server.read("dev1/upload").unwrap(), bytes);
+}
+
+/// Replaced again and again, ever more slowly; the others serve on; and all is well when the reason has gone.
+#[test]
+fn a_worker_that_cannot_start_is_tried_again_with_growing_delays() {
+    let docroot = own_docroot();
+    let aside = docroot.path().with_extension("aside");
+    let server = Server::builder().workers(2).docroot(docroot.path()).start();
+    server.write("dev1/file", "content");
+    let [victim, survivor] = server.worker_pids()[..] else {
+        panic!("two workers");
+    };
+    // others still find it by the descriptor that they hold
+    fs::rename(docroot.path(), &aside).unwrap();
+    signal(victim, libc::SIGKILL);
+    for delay in ["in 100 ms", "in 200 ms", "in 400 ms"] {
+        server.wait_log(delay, PATIENCE);
+        for _ in 0..20 {
+            let mut conn = server.conn();
+            assert_eq!(conn.get("/dev1/file").expect(200, true).body, b"content");
+            conn.put("/dev1/other", b"x").expect(201, true);
+        }
+    }
+    let skip = server.log().len();
+    fs::rename(&aside, docroot.path()).unwrap();
+    server.wait_log_after(skip, "worker 0 is ready", PATIENCE);
+    assert_eq!(server.worker_pids()[1], survivor);
+    let named = |line: &&String| line.contains("docroot") && line.contains("error");
+    let said = server.log().iter().filter(named).count();
+    assert!(
+        (3..=8).contains(&said),
+        "one line a death: {:#?}",
+        server.log()
+    );
+    server.stop();
+}
+
+#[test]
+fn a_docroot_that_cannot_be_opened_is_exit_code_1() {
+    let docroot = own_docroot();
+    let missing = docroot.path().join("missing");
+    let (status, log) = Server::builder().docroot(&missing).run_to_exit();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("docroot") && log.contains("missing"), "{log}");
+    if !is_root() {
+        return;
+    }
+    let closed = docroot.path().join("dev1");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    let (status, log) = Server::builder()
+        .unprivileged()
+        .docroot(&closed)
+        .run_to_exit();
+    // handed to another user, it still has no mode bits for anybody
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("docroot") && log.contains("denied"), "{log}");
+}

@@ -1,0 +1,87 @@
+//! What the kernel says of a process, read from /proc.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::harness::Conn;
+
+/// The processes that it has forked and not reaped.
+pub fn children(pid: i32) -> Vec<i32> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split_whitespace()
+        .map(|pid| pid.parse().expect("a pid"))
+        .collect()
+}
+
+/// Its descriptors and where they lead; empty when it has gone.
+pub fn descriptors(pid: i32) -> Vec<(i32, String)> {
+    let mut all: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let nr = entry.file_name().to_str()?.parse().ok()?;
+            let place = fs::read_link(entry.path()).ok()?;
+            Some((nr, place.to_string_lossy().into_owned()))
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+/// How many sockets it holds.
+pub fn sockets(pid: i32) -> usize {
+    let is_socket = |(_, place): &&(i32, String)| place.starts_with("socket:");
+    descriptors(pid).iter().filter(is_socket).count()
+}
+
+/// The child of `master` that has accepted this connection.
+pub fn owner(master: i32, conn: &Conn) -> Option<i32> {
+    let wanted = format!("socket:[{}]", conn.server_inode()?);
+    let holds = |pid: &i32| descriptors(*pid).iter().any(|(_, place)| *place == wanted);
+    children(master).into_iter().find(holds)
+}
+
+/// Whether a worker drains: its acceptors have gone, and before they went every reply had become the last of
+/// its connection.
+pub fn is_draining(pid: i32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm"));
+    !tasks
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|task| name(task).is_ok_and(|name| name.starts_with("acc:")))
+}
+
+/// Whether each of its threads has obeyed SIGSTOP.
+pub fn is_stopped(pid: i32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+    tasks.flatten().all(|task| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(')')
+            .is_none_or(|(_, rest)| rest.starts_with(" T"))
+    })
+}
+
+/// The memory that is its own, and its share of what it shares, in KiB.
+pub fn pss(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("smaps_rollup");
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let number = line.expect("Pss").trim().trim_end_matches(" kB");
+    number.parse().expect("a number of kB")
+}
+
+/// The CPU time that it has used, in user and kernel mode.
+pub fn cpu(pid: i32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
+    // the name, in parentheses, may contain anything; behind it the fields are numbers from the third on
+    let (_, rest) = stat.rsplit_once(')').expect("a name");
+    let field = |nr: usize| -> u64 {
+        let text = rest.split_whitespace().nth(nr - 3).expect("a field");
+        text.parse().expect("a number")
+    };
+    // SAFETY: no pointers
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as u64;
+    Duration::from_millis((field(14) + field(15)) * 1000 / ticks)
+}

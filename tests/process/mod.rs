@@ -1,0 +1,44 @@
+//! Processes, threads and load: what one well-behaved client never sees. These tests crowd, starve, kill and
+//! stop the real server while others are being served.
+//!
+//! Those that measure or load the machine take `alone` first, so that they do not measure each other.
+
+mod balance;
+mod crowd;
+mod cycles;
+mod death;
+mod descriptors;
+mod disk;
+mod durability;
+mod facts;
+mod fallback;
+mod nginx;
+mod slow;
+mod stop;
+mod traffic;
+mod upload_kill;
+mod wrk;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The machine for one test of this module.
+fn alone() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::new(());
+    // a test that failed with it leaves nothing behind
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sends a signal to a worker; its pid must come from the running server.
+fn signal(pid: i32, signal: i32) {
+    // SAFETY: no pointers; the pid is a worker of a server that this test owns
+    let sent = unsafe { libc::kill(pid, signal) };
+    assert_eq!(sent, 0, "kill: {}", std::io::Error::last_os_error());
+}
+
+/// What the server has to complain of; not that its limit of descriptors is low, which is this machine's affair.
+fn complaints(log: &[String]) -> Vec<&str> {
+    log.iter()
+        .map(String::as_str)
+        .filter(|line| !line.contains(" info: ") && !line.contains("RLIMIT_NOFILE"))
+        .collect()
+}
