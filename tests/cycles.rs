@@ -90,12 +90,12 @@ impl Stage {
     fn stop_private(&self, cycle: usize) {
         let mut crew = self.crew();
         let clients = self.visit(cycle);
-        if cycle % 3 == 0 {
+        if cycle.is_multiple_of(3) {
             crew.begin_drain(false).expect("begin_drain");
         }
         crew.stop(false).expect("stop");
         drop(clients);
-        if cycle % 16 == 0 {
+        if cycle.is_multiple_of(16) {
             self.still_listens();
         }
     }

@@ -230,7 +230,8 @@ pub fn status_of(e: &io::Error) -> Status {
         // EXDEV, ELOOP: a symlink that leads out of its device.
         libc::EACCES | libc::EPERM | libc::EXDEV | libc::ELOOP => Status::Forbidden,
         libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::ERANGE => Status::InsufficientStorage,
-        libc::EMFILE | libc::ENFILE | libc::ENOMEM => Status::Unavailable,
+        // EAGAIN: others rename faster than a path can be resolved.
+        libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN => Status::Unavailable,
         _ => Status::InternalError,
     }
 }

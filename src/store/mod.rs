@@ -17,6 +17,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+/// How often a resolution is begun again that others' renames have disturbed.
+const RESOLVE_TRIES: u32 = 1000;
+
 /// What is on the disk before an upload is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
@@ -98,7 +101,8 @@ impl Store {
     }
 
     fn anchored(&self, dir: BorrowedFd<'_>, path: &CStr, how: Open) -> io::Result<OwnedFd> {
-        if !self.walks.load(Ordering::Relaxed) {
+        let mut tries = 0;
+        while !self.walks.load(Ordering::Relaxed) {
             match file::open_beneath(dir, path, how) {
                 Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => {
                     self.walks.store(true, Ordering::Relaxed);
@@ -106,8 +110,11 @@ impl Store {
                         "openat2: {e}; paths are walked without it, symlinks inside devices are refused"
                     );
                 }
-                // The tree was renamed under the lookup: openat2(2) says retry.
-                Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => {}
+                // A rename or mount somewhere on the machine while a symlink
+                // with `..` was resolved: openat2(2) says to try again.
+                Err(e) if e.raw_os_error() == Some(libc::EAGAIN) && tries < RESOLVE_TRIES => {
+                    tries += 1;
+                }
                 other => return other,
             }
         }

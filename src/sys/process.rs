@@ -209,6 +209,20 @@ pub fn set_descriptor_limits(soft: u64, hard: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes room for `count` descriptors in the kernel's table of this process,
+/// at once. Linux grows it by doubling when a number is first used, and waits
+/// for an RCU grace period then (milliseconds, inside accept4) when the process
+/// has threads: do it before there are any. A failure costs just that.
+pub fn grow_descriptor_table(any: BorrowedFd<'_>, count: u64) {
+    let highest = count.saturating_sub(1).min(i32::MAX as u64) as libc::c_int;
+    // SAFETY: no pointers.
+    let made = unsafe { libc::fcntl(any.as_raw_fd(), libc::F_DUPFD_CLOEXEC, highest) };
+    if made >= 0 {
+        // SAFETY: the call has just made it, and nobody else knows of it.
+        unsafe { libc::close(made) };
+    }
+}
+
 /// The file mode creation mask. Asking changes it for a moment, so only a
 /// process with one thread may.
 pub fn umask(_proof: &Solo) -> u32 {

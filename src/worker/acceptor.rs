@@ -12,8 +12,8 @@ use crate::sys::{process, socket};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -74,13 +74,15 @@ struct Work {
 
 impl Acceptor {
     /// Starts the thread. `listener` is blocking, and is nobody else's in this
-    /// process.
+    /// process. All wait at `ready` before they accept: a worker that says so
+    /// takes its part from then on.
     pub fn start(
         nr: usize,
         listener: OwnedFd,
         serves: Serves,
         gate: &Arc<Gate>,
         queue: &Arc<Queue<Connection>>,
+        ready: &Arc<Barrier>,
     ) -> io::Result<Acceptor> {
         let listener = Arc::new(listener);
         let shared = Arc::new(Shared {
@@ -94,11 +96,13 @@ impl Acceptor {
             gate: Arc::clone(gate),
             queue: Arc::clone(queue),
         };
+        let ready = Arc::clone(ready);
         let thread = std::thread::Builder::new().spawn(move || {
             if let Ok(name) = CString::new(format!("acc:{nr}")) {
                 process::name_thread(&name);
             }
             Mask::all_but_kick().apply();
+            ready.wait();
             work.run();
             work.shared.gone.store(true, Ordering::Release);
         })?;

@@ -20,8 +20,8 @@ use consumer::{Pool, Work};
 use gate::Gate;
 use housekeeper::Housekeeper;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 /// A client and its place among this worker's connections.
@@ -90,11 +90,15 @@ impl Crew {
             site: Arc::clone(&site),
         };
         let pool = Pool::start(consumers, &work)?;
+        let ready = Arc::new(Barrier::new(listeners.len() + 1));
         let acceptors = listeners
             .into_iter()
             .enumerate()
-            .map(|(nr, (listener, serves))| Acceptor::start(nr, listener, serves, &gate, &queue))
+            .map(|(nr, (listener, serves))| {
+                Acceptor::start(nr, listener, serves, &gate, &queue, &ready)
+            })
             .collect::<io::Result<_>>()?;
+        ready.wait();
         Ok(Crew {
             queue,
             gate,
@@ -175,16 +179,18 @@ fn live(start: Start) -> io::Result<()> {
     let store = Store::open(docroot, start.config.durability, start.umask)
         .map_err(|e| io::Error::other(format!("docroot {}: {e}", docroot.display())))?;
     store.sweep(docroot);
-    let mut housekeeper = Housekeeper::new(start.channel, start.signals, &start.config.timeouts)
-        .map_err(named("the housekeeper's loop"))?;
     let share = start.config.max_connections.div_ceil(start.config.workers);
-    let connections = share.min(room_for(start.listeners.len(), start.consumers)?);
+    let room = Room::find(start.listeners.len(), start.consumers)?;
+    let connections = share.min(room.connections());
     if connections < share {
         log::warn!(
             "worker {}: RLIMIT_NOFILE allows {connections} connections of its share {share} of --maxconns",
             start.nr
         );
     }
+    process::grow_descriptor_table(start.channel.as_fd(), room.descriptors(connections));
+    let mut housekeeper = Housekeeper::new(start.channel, start.signals, &start.config.timeouts)
+        .map_err(named("the housekeeper's loop"))?;
     // Threads inherit the mask: signals are the housekeeper's, that is ours.
     let ours = Mask::all().apply();
     let crew = Crew::start(
@@ -222,18 +228,34 @@ fn live(start: Start) -> io::Result<()> {
     crew.stop(last)
 }
 
-/// Connections for which RLIMIT_NOFILE has room. The descriptors that are open
-/// now are all that this worker holds besides its threads' and its clients'.
-fn room_for(listeners: usize, consumers: usize) -> io::Result<usize> {
-    /// 0, 1, 2; the docroot; channel; two of the self-pipe; the housekeeper's
-    /// loop; the queue and its poison; one to spare.
-    const OWN: usize = 11;
-    let (soft, _) = process::descriptor_limits()?;
-    let own = OWN + listeners + PER_TURN * consumers.min(TURNS);
-    let left = usize::try_from(soft)
-        .unwrap_or(usize::MAX)
-        .saturating_sub(own);
-    Ok((left / PER_CONNECTION).max(1))
+/// What RLIMIT_NOFILE leaves for connections.
+struct Room {
+    /// Descriptors that the worker and its threads need themselves.
+    own: usize,
+    limit: usize,
+}
+
+impl Room {
+    fn find(listeners: usize, consumers: usize) -> io::Result<Room> {
+        /// 0, 1, 2; the docroot; channel; two of the self-pipe; the
+        /// housekeeper's loop; the queue and its poison; one to spare.
+        const OWN: usize = 11;
+        let (soft, _) = process::descriptor_limits()?;
+        Ok(Room {
+            own: OWN + listeners + PER_TURN * consumers.min(TURNS),
+            limit: usize::try_from(soft).unwrap_or(usize::MAX),
+        })
+    }
+
+    /// One at least: without any there would be no worker.
+    fn connections(&self) -> usize {
+        (self.limit.saturating_sub(self.own) / PER_CONNECTION).max(1)
+    }
+
+    /// What that many connections need in all.
+    fn descriptors(&self, connections: usize) -> u64 {
+        (self.own + PER_CONNECTION * connections).min(self.limit) as u64
+    }
 }
 
 /// The longest that a drain's tick may take to see that it is over.

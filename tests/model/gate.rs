@@ -165,30 +165,52 @@ fn a_closed_gate_holds_nobody() {
     });
 }
 
-/// Connections that say nothing: they count as work for 2 ms, and no longer.
+/// Connections that nobody serves: they count as work for 2 ms, and no longer.
 #[test]
-fn silent_connections_age() {
+fn fresh_connections_age() {
     explore(500, || {
         clock::reset();
-        let (first, last, silent) = with_time(|| {
+        let (first, last, fresh) = with_time(|| {
             let gate = Gate::new(2, 100);
             let begun = clock::monotonic_ns();
-            let mut silent = Vec::new();
+            let mut fresh = Vec::new();
             for _ in 0..4 {
                 assert_eq!(gate.wait(), Room::Yes);
-                silent.push(gate.enter(true));
-                if silent.len() == 2 {
+                fresh.push(gate.enter(true));
+                if fresh.len() == 2 {
                     assert_eq!(gate.load(), (2, 0));
                 }
             }
-            (begun, clock::monotonic_ns(), silent)
+            (begun, clock::monotonic_ns(), fresh)
         });
         let waited = Duration::from_nanos(last - first);
         assert!(
             waited >= Duration::from_micros(1500),
             "the third came in while two were fresh: {waited:?}"
         );
+        drop(fresh);
+    });
+}
+
+/// Who has sent nothing when it is accepted is no work: no time passes, and all are let in.
+#[test]
+fn silent_connections_stop_nobody() {
+    explore(500, || {
+        clock::reset();
+        let gate = Gate::new(1, 100);
+        let silent: Vec<_> = (0..4)
+            .map(|_| {
+                assert_eq!(gate.wait(), Room::Yes);
+                gate.enter(false)
+            })
+            .collect();
+        let working = thread::spawn(move || {
+            gate.begin();
+            gate.end();
+            assert_eq!(gate.wait(), Room::Yes);
+        });
         drop(silent);
+        working.join().unwrap();
     });
 }
 

@@ -235,7 +235,7 @@ fn mixed(server: &Server, conn: &mut Conn, round: usize) {
     let mut leaving = Conn::connect_narrow(server.addr(), 2048);
     leaving.send("GET /dev1/file HTTP/1.1\r\nHost: t\r\n\r\n");
     leaving.sip(1);
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         dying.reset();
         leaving.reset();
     }

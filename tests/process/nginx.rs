@@ -201,7 +201,7 @@ fn everything_works(addr: SocketAddr, folder: &str) {
 
 /// Clients of nginx, until told to stop: every status but 200 and 201, counted.
 fn clients(nginx: &Nginx, enough: &AtomicBool, nr: usize) -> (u64, Vec<u16>) {
-    let addr = if nr % 2 == 0 {
+    let addr = if nr.is_multiple_of(2) {
         nginx.buffered
     } else {
         nginx.streamed

@@ -160,6 +160,13 @@ struct Client<'a> {
     random: u64,
 }
 
+/// Other pauses for each client and each run: which moment of a stop they meet is left to chance.
+fn seed(nr: usize) -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let nanos = now.map_or(0, |now| now.subsec_nanos());
+    ((u64::from(nanos) << 8) | (nr as u64 + 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
 /// A connection and what is known about it.
 struct Line {
     conn: Conn,
@@ -176,7 +183,7 @@ impl<'a> Client<'a> {
             shared,
             round: 0,
             stored: None,
-            random: 0x2545_f491_4f6c_dd1d ^ (nr as u64 + 1) << 20,
+            random: seed(nr),
         }
     }
 
@@ -256,7 +263,7 @@ impl<'a> Client<'a> {
     /// One request and its reply; whether the connection goes on.
     fn exchange(&mut self, line: &mut Line) -> Result<bool, String> {
         self.round += 1;
-        let says_close = self.habit == Habit::OneShot && self.round % 2 == 0;
+        let says_close = self.habit == Habit::OneShot && self.round.is_multiple_of(2);
         let own = format!("/dev1/own-{}", self.nr);
         let close = if says_close {
             "Connection: close\r\n"
