@@ -181,6 +181,10 @@ impl Work {
                 },
                 Order::Leave => return,
                 Order::Empty if last_accepts == 0 => return,
+                Order::Empty if self.gate.is_full() => {
+                    self.gate.pause(*PAUSE.start());
+                    continue;
+                }
                 Order::Empty => last_accepts -= 1,
             }
             match socket::accept(self.listener.as_fd()) {

@@ -163,7 +163,8 @@ impl Gate {
         room
     }
 
-    fn is_full(&self) -> bool {
+    /// Whether the worker's share of connections is used up.
+    pub fn is_full(&self) -> bool {
         self.connections.load(Ordering::SeqCst) >= self.share
     }
 
@@ -208,14 +209,12 @@ impl Gate {
         }
     }
 
-    /// Pauses an acceptor whom the kernel has refused a descriptor, until one
-    /// may have become free.
+    /// Pauses an acceptor that has no descriptor for a connection, until one may
+    /// have become free; also when the gate is closed, or it would spin.
     pub fn pause(&self, at_most: Duration) {
         let mut fresh = self.fresh.lock();
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        if !self.closed.load(Ordering::SeqCst) {
-            self.room.wait_for(&mut fresh, at_most);
-        }
+        self.room.wait_for(&mut fresh, at_most);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 

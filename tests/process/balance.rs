@@ -8,15 +8,15 @@ use crate::harness::{Conn, PATIENCE, Server, eventually};
 const WORKERS: u32 = 4;
 const CONNECTIONS: usize = 1000;
 
-#[test]
-fn persistent_connections_are_dealt_out_evenly() {
-    let _alone = alone();
+/// How a thousand connections, each opened and served before the next, are dealt out.
+fn deal(before_each: impl Fn(&[i32])) -> f64 {
     let server = Server::builder().workers(WORKERS).threads(40).start();
     let workers = server.worker_pids();
     let sockets = || -> Vec<usize> { workers.iter().map(|pid| facts::sockets(*pid)).collect() };
     let before = sockets();
     let mut conns = Vec::new();
     for _ in 0..CONNECTIONS {
+        before_each(&workers);
         let mut conn = server.conn();
         conn.get("/").expect(200, true);
         conns.push(conn);
@@ -35,7 +35,28 @@ fn persistent_connections_are_dealt_out_evenly() {
     let mean = CONNECTIONS as f64 / f64::from(WORKERS);
     let spread = *counts.iter().max().expect("some") as f64 / mean;
     eprintln!("{CONNECTIONS} persistent connections: {counts:?}, max/mean {spread:.3}");
-    assert!(spread <= 1.05, "{counts:?}");
+    spread
+}
+
+#[test]
+fn persistent_connections_are_dealt_out_evenly() {
+    let _alone = alone();
+    // the kernel can deal out only to acceptors that wait; on a machine of two cores, which the client has
+    // for itself as much as the server, they may be waiting for a core instead
+    let spread = deal(|workers| {
+        eventually("all acceptors to wait", PATIENCE, || {
+            workers.iter().all(|pid| facts::accepts(*pid))
+        });
+    });
+    assert!(spread <= 1.05, "{spread}");
+}
+
+/// As fast as one client can, whoever of the acceptors has a core takes it: less even, but nobody starves.
+#[test]
+fn connections_in_a_hurry_are_dealt_out_to_all() {
+    let _alone = alone();
+    let spread = deal(|_| {});
+    assert!(spread <= 2.0, "{spread}");
 }
 
 /// Connections that say nothing are not work: they age, and the gate opens again.

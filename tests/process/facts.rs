@@ -54,6 +54,18 @@ pub fn is_draining(pid: i32) -> bool {
         .any(|task| name(task).is_ok_and(|name| name.starts_with("acc:")))
 }
 
+/// Whether a worker's acceptors sleep, which they do in accept4 when there is nothing to accept.
+pub fn accepts(pid: i32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+    let stat = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat"));
+    let mut acceptors = tasks
+        .flatten()
+        .filter_map(|task| stat(task).ok())
+        .filter(|stat| stat.contains("(acc:"))
+        .peekable();
+    acceptors.peek().is_some() && acceptors.all(|stat| stat.contains(") S"))
+}
+
 /// Whether each of its threads has obeyed SIGSTOP.
 pub fn is_stopped(pid: i32) -> bool {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
