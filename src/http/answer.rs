@@ -4,9 +4,10 @@
 use super::conditional::{self, Verdict};
 use super::head::{Bad, Head, Method};
 use super::put::Receiving;
-use super::response::Reply;
+use super::response::{DATE_LEN, Date, Reply};
 use super::{After, Site, Status, delete, get, put};
 use crate::store::path::{Refusal, StorePath};
+use crate::sys::clock;
 use crate::sys::socket::Peer;
 use std::fmt::Display;
 use std::io;
@@ -24,7 +25,7 @@ pub struct Answer<'a> {
     pub out: &'a mut Vec<u8>,
     pub keep_alive: bool,
     peer: &'a Peer,
-    date: &'a [u8; 29],
+    date: &'a [u8; DATE_LEN],
     /// The client does not expect the end that `keep_alive` announces, or has
     /// more to say than we read.
     surprise: bool,
@@ -35,7 +36,7 @@ impl<'a> Answer<'a> {
         site: &'a Site,
         peer: &'a Peer,
         out: &'a mut Vec<u8>,
-        date: &'a [u8; 29],
+        date: &'a mut Date,
     ) -> Answer<'a> {
         let draining = site.is_draining();
         Answer {
@@ -43,7 +44,7 @@ impl<'a> Answer<'a> {
             out,
             keep_alive: !draining,
             peer,
-            date,
+            date: date.at(clock::unix_seconds()),
             surprise: draining,
         }
     }

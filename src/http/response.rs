@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 /// An IMF-fixdate, "Sun, 06 Nov 1994 08:49:37 GMT".
-const DATE_LEN: usize = 29;
+pub const DATE_LEN: usize = 29;
 
 /// The current second as a `Date`; made once a second.
 pub struct Date {

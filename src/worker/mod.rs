@@ -134,20 +134,27 @@ impl Crew {
             }
         }
         self.gate.close();
-        for acceptor in self.acceptors.drain(..) {
-            acceptor.join();
-        }
         Ok(())
     }
 
-    /// Whether every client has been served to the end.
+    /// Whether the acceptors have left and every client has been served to the
+    /// end. An acceptor of a full worker can leave only as clients do, so the
+    /// sweeps must go on meanwhile; each call kicks those that have not left.
     pub fn is_drained(&self) -> bool {
-        self.queue.is_empty()
+        let mut have_left = true;
+        for acceptor in self.acceptors.iter().filter(|a| !a.is_gone()) {
+            acceptor.kick();
+            have_left = false;
+        }
+        have_left && self.queue.is_empty()
     }
 
     /// Stops the consumers; clients that are left are closed with the queue.
     pub fn stop(mut self, last: bool) -> io::Result<()> {
         self.begin_drain(last)?;
+        for acceptor in self.acceptors {
+            acceptor.join();
+        }
         self.pool.stop(&self.queue)
     }
 }

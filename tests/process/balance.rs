@@ -41,8 +41,8 @@ fn deal(before_each: impl Fn(&[i32])) -> f64 {
 #[test]
 fn persistent_connections_are_dealt_out_evenly() {
     let _alone = alone();
-    // the kernel can deal out only to acceptors that wait; on a machine of two cores, which the client has
-    // for itself as much as the server, they may be waiting for a core instead
+    // the kernel can deal out only to acceptors that wait in accept4; where other tests load the machine, they
+    // may be waiting for a core instead
     let spread = deal(|workers| {
         eventually("all acceptors to wait", PATIENCE, || {
             workers.iter().all(|pid| facts::accepts(*pid))
@@ -51,12 +51,13 @@ fn persistent_connections_are_dealt_out_evenly() {
     assert!(spread <= 1.05, "{spread}");
 }
 
-/// As fast as one client can, whoever of the acceptors has a core takes it: less even, but nobody starves.
+/// As fast as one client can: whoever of the acceptors has a core takes it. A worker that stands still for
+/// milliseconds while it grows (its table of descriptors, for one) shows here.
 #[test]
 fn connections_in_a_hurry_are_dealt_out_to_all() {
     let _alone = alone();
     let spread = deal(|_| {});
-    assert!(spread <= 2.0, "{spread}");
+    assert!(spread <= 1.5, "{spread}");
 }
 
 /// Connections that say nothing are not work: they age, and the gate opens again.

@@ -311,3 +311,34 @@ fn the_listen_queue_is_emptied_before_the_end() {
     }
     assert_eq!(server.wait_exit(PATIENCE).code(), Some(0));
 }
+
+/// A stop while the worker is full: the idle give way after their grace, and whoever waits behind them in the
+/// listen queue is served.
+#[test]
+fn a_full_worker_stops_too() {
+    let mut server = Server::builder()
+        .arg("--maxconns=20")
+        .arg("--drain-grace=0.3")
+        .start();
+    server.write("dev1/file", "content");
+    let mut idle: Vec<Conn> = (0..20).map(|_| server.conn()).collect();
+    for conn in &mut idle {
+        conn.get("/dev1/file").expect(200, true);
+    }
+    let mut queued: Vec<Conn> = (0..50).map(|_| server.conn()).collect();
+    for conn in &mut queued {
+        conn.send("GET /dev1/file HTTP/1.1\r\nHost: t\r\n\r\n");
+        assert_eq!(facts::owner(server.pid(), conn), None);
+    }
+    server.signal(libc::SIGQUIT);
+    // each leaves as soon as it is told the end, as clients do
+    for mut conn in idle {
+        conn.expect_eof();
+    }
+    for conn in &mut queued {
+        assert_eq!(conn.response().expect(200, false).body, b"content");
+        conn.expect_eof();
+    }
+    assert_eq!(server.wait_exit(PATIENCE).code(), Some(0));
+    assert_eq!(complaints(&server.log()), [""; 0]);
+}

@@ -1,0 +1,346 @@
+//! One turn of a conversation, step by step: what each phase does with what is
+//! there, until there is nothing left to do without waiting.
+
+use super::answer::{self, Answer, Outcome};
+use super::get::Sends;
+use super::head::{self, Framing, Method, Parse};
+use super::put::Fed;
+use super::{After, Conversation, MAX_SWALLOW, Phase, Swallowing, Visit};
+use crate::buffer::{BODY_READ, MAX_INBOX, OUTBOX_FULL, Received};
+use crate::queue::{Next, Wait};
+use crate::sys::clock::Tick;
+use crate::sys::socket;
+use std::fmt::Display;
+use std::io;
+
+/// Replies to pipelined requests before others get their turn.
+const TURN_REPLIES: u32 = 64;
+
+/// What a turn receives of an upload before others get theirs. Bytes.
+const TURN_RECEIVES: usize = 1024 * 1024;
+
+/// What one step of a turn came to.
+enum Step {
+    On,
+    Turn(Next),
+}
+
+/// A turn's own account.
+#[derive(Default)]
+pub(super) struct Account {
+    replies: u32,
+    received: usize,
+    sent: usize,
+    /// The last recv left nothing behind.
+    drained: bool,
+    /// The client took or sent something that counts.
+    pub(super) progress: bool,
+}
+
+impl Conversation {
+    /// Serves what is there; says what to wait for.
+    pub(super) fn turn(&mut self, visit: &mut Visit<'_>, account: &mut Account) -> Next {
+        // What an earlier turn could not send goes first.
+        match self.flush(visit, account) {
+            Ok(true) => {}
+            Ok(false) => return Next::Rearm(Wait::Write),
+            Err(e) => return self.gone(visit, &e),
+        }
+        loop {
+            let step = match &mut self.phase {
+                Phase::Head => self.head(visit, account),
+                Phase::Swallowing(_) => self.swallow(visit, account),
+                Phase::Receiving(_) => self.receive(visit, account),
+                Phase::Sending(..) => self.send(visit, account),
+                Phase::Ending(after) => {
+                    let after = *after;
+                    self.finish(visit, account, after)
+                }
+                Phase::Lingering => self.linger(visit, account),
+            };
+            match step {
+                Ok(Step::On) => {}
+                Ok(Step::Turn(next)) => return next,
+                // The socket is broken (ECONNRESET, EPIPE, ETIMEDOUT): that is
+                // the client's affair, unless an upload was under way.
+                Err(e) => return self.gone(visit, &e),
+            }
+        }
+    }
+
+    /// The client has gone, and this is how.
+    fn gone(&mut self, visit: &Visit<'_>, how: &dyn Display) -> Next {
+        if let Phase::Receiving(receiving) = &self.phase {
+            receiving.epitaph(visit.peer, how);
+        }
+        Next::Close
+    }
+
+    fn flush(&mut self, visit: &mut Visit<'_>, account: &mut Account) -> io::Result<bool> {
+        let outbox = &mut visit.desk.outbox;
+        let waiting = outbox.len();
+        if waiting == 0 {
+            return Ok(true);
+        }
+        let all = outbox.flush(visit.socket, false)?;
+        account.progress |= outbox.len() < waiting;
+        Ok(all)
+    }
+
+    /// Gets more input: replies leave first, then one recv. On means that
+    /// bytes have come; at the peer's end the turn is `at_end`.
+    fn input(
+        &mut self,
+        visit: &mut Visit<'_>,
+        account: &mut Account,
+        room: usize,
+    ) -> io::Result<Input> {
+        if !self.flush(visit, account)? {
+            return Ok(Input::Wait(Next::Rearm(Wait::Write)));
+        }
+        if account.drained {
+            return Ok(Input::Wait(Next::Rearm(Wait::Read)));
+        }
+        let before = visit.desk.inbox.bytes().len();
+        match visit.desk.inbox.receive(visit.socket, room) {
+            Ok(Received::End) => Ok(Input::End),
+            Ok(received) => {
+                account.drained = received == Received::All;
+                account.received += visit.desk.inbox.bytes().len() - before;
+                Ok(Input::Bytes)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                Ok(Input::Wait(Next::Rearm(Wait::Read)))
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(Input::Bytes),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// A step of [`Phase::Head`].
+    fn head(&mut self, visit: &mut Visit<'_>, account: &mut Account) -> io::Result<Step> {
+        if visit.desk.outbox.len() >= OUTBOX_FULL && !self.flush(visit, account)? {
+            return Ok(Step::Turn(Next::Rearm(Wait::Write)));
+        }
+        if !visit.desk.inbox.is_empty() {
+            if account.replies >= TURN_REPLIES {
+                let all = self.flush(visit, account)?;
+                let wait = if all { Wait::ReadWrite } else { Wait::Write };
+                return Ok(Step::Turn(Next::Rearm(wait)));
+            }
+            if self.request(visit) {
+                account.replies += 1;
+                account.progress = true;
+                return Ok(Step::On);
+            }
+        }
+        Ok(match self.input(visit, account, MAX_INBOX)? {
+            Input::Bytes => Step::On,
+            Input::Wait(next) => Step::Turn(next),
+            // Whole requests have been answered by now; of half a request
+            // nothing was executed, and there is nobody to tell.
+            Input::End => Step::Turn(Next::Close),
+        })
+    }
+
+    /// Answers the request at the start of the inbox; false when its head has
+    /// not come to its end yet.
+    fn request(&mut self, visit: &mut Visit<'_>) -> bool {
+        let inbox = &mut visit.desk.inbox;
+        let mut looked = inbox.looked;
+        let parsed = head::parse(inbox.bytes(), &mut looked);
+        let (consumed, outcome) = match parsed {
+            Parse::Partial => {
+                inbox.looked = looked;
+                return false;
+            }
+            Parse::Invalid(bad) => {
+                let mut to =
+                    Answer::new(visit.site, visit.peer, visit.desk.outbox.buf(), visit.date);
+                (0, to.refuse(bad))
+            }
+            Parse::Complete(head, consumed) => {
+                if let Some(swallowing) = Swallowing::of(&head, &inbox.bytes()[..consumed]) {
+                    inbox.consume(consumed);
+                    self.phase = Phase::Swallowing(Box::new(swallowing));
+                    return true;
+                }
+                let arrived = (inbox.bytes().len() - consumed) as u64;
+                let mut to =
+                    Answer::new(visit.site, visit.peer, visit.desk.outbox.buf(), visit.date);
+                let has_body = head.method != Method::Put
+                    && !matches!(head.framing, Framing::None | Framing::Length(0));
+                (
+                    consumed,
+                    to.request(&head, visit.read_only, arrived, has_body),
+                )
+            }
+        };
+        inbox.consume(consumed);
+        self.follow(outcome);
+        true
+    }
+
+    /// Goes where an outcome leads.
+    fn follow(&mut self, outcome: Outcome) {
+        self.phase = match outcome {
+            Outcome::Done(After::Request) => Phase::Head,
+            Outcome::Done(after) => Phase::Ending(after),
+            Outcome::Send(sending, after) => Phase::Sending(sending, after),
+            Outcome::Receive(receiving) => Phase::Receiving(receiving),
+        };
+    }
+
+    /// A step of [`Phase::Swallowing`].
+    fn swallow(&mut self, visit: &mut Visit<'_>, account: &mut Account) -> io::Result<Step> {
+        let Phase::Swallowing(swallowing) = &mut self.phase else {
+            return Ok(Step::On);
+        };
+        let inbox = &mut visit.desk.inbox;
+        while !inbox.is_empty() {
+            account.progress = true;
+            let mut to = Answer::new(visit.site, visit.peer, visit.desk.outbox.buf(), visit.date);
+            let piece = match swallowing.body.take(inbox.bytes()) {
+                Ok(piece) => piece,
+                Err(bad) => {
+                    let outcome = to.refuse(bad);
+                    self.follow(outcome);
+                    return Ok(Step::On);
+                }
+            };
+            inbox.consume(piece.consumed);
+            swallowing.swallowed += piece.consumed as u64;
+            let too_long = swallowing.swallowed > MAX_SWALLOW;
+            if piece.done || too_long {
+                let outcome = match head::parse(&swallowing.head, &mut 0) {
+                    Parse::Complete(head, _) => {
+                        to.request(&head, visit.read_only, 0, too_long && !piece.done)
+                    }
+                    // It was complete before, and has not changed.
+                    Parse::Partial | Parse::Invalid(_) => Outcome::Done(After::Close),
+                };
+                self.follow(outcome);
+                return Ok(Step::On);
+            }
+        }
+        Ok(match self.input(visit, account, MAX_INBOX)? {
+            Input::Bytes => Step::On,
+            Input::Wait(next) => Step::Turn(next),
+            Input::End => Step::Turn(Next::Close),
+        })
+    }
+
+    /// A step of [`Phase::Receiving`].
+    fn receive(&mut self, visit: &mut Visit<'_>, account: &mut Account) -> io::Result<Step> {
+        let Phase::Receiving(receiving) = &mut self.phase else {
+            return Ok(Step::On);
+        };
+        if !visit.desk.inbox.is_empty() {
+            receiving.heard = Tick::now();
+            account.progress = true;
+        }
+        // An empty body is complete before a byte has come.
+        let fed = receiving.feed(visit.desk.inbox.bytes());
+        if let Fed::More(n) = fed {
+            visit.desk.inbox.consume(n);
+            if account.received >= TURN_RECEIVES {
+                return Ok(Step::Turn(Next::Rearm(Wait::Read)));
+            }
+            return Ok(match self.input(visit, account, BODY_READ)? {
+                Input::Bytes => Step::On,
+                Input::Wait(next) => Step::Turn(next),
+                Input::End => Step::Turn(self.gone(visit, &"premature EOF")),
+            });
+        }
+        let Phase::Receiving(receiving) = std::mem::replace(&mut self.phase, Phase::Head) else {
+            return Ok(Step::On);
+        };
+        let mut to = Answer::new(visit.site, visit.peer, visit.desk.outbox.buf(), visit.date);
+        let outcome = match fed {
+            Fed::Complete(n) => {
+                visit.desk.inbox.consume(n);
+                receiving.finish(&mut to)
+            }
+            Fed::Bad(bad) => {
+                receiving.epitaph(visit.peer, &bad.why);
+                to.refuse_body(bad.status)
+            }
+            Fed::Failed(e) => {
+                receiving.epitaph(visit.peer, &e);
+                to.refuse_body(answer::status_of(&e))
+            }
+            Fed::More(_) => return Ok(Step::On),
+        };
+        self.follow(outcome);
+        Ok(Step::On)
+    }
+
+    /// A step of [`Phase::Sending`].
+    fn send(&mut self, visit: &mut Visit<'_>, account: &mut Account) -> io::Result<Step> {
+        let Phase::Sending(sending, after) = &mut self.phase else {
+            return Ok(Step::On);
+        };
+        let before = account.sent;
+        let sends = sending.turn(visit.socket, &mut visit.desk.outbox, &mut account.sent);
+        account.progress |= account.sent > before;
+        Ok(match sends? {
+            Sends::Done => {
+                self.phase = match after {
+                    After::Request => Phase::Head,
+                    after => Phase::Ending(*after),
+                };
+                Step::On
+            }
+            Sends::Turn => Step::Turn(Next::Rearm(Wait::ReadWrite)),
+            Sends::Blocked => Step::Turn(Next::Rearm(Wait::Write)),
+            Sends::Short => {
+                crate::log::client(format_args!(
+                    "a file sent to {} has become shorter: closed {} bytes before its end",
+                    visit.peer,
+                    sending.left()
+                ));
+                Step::Turn(Next::Close)
+            }
+        })
+    }
+
+    /// A step of [`Phase::Ending`].
+    fn finish(
+        &mut self,
+        visit: &mut Visit<'_>,
+        account: &mut Account,
+        after: After,
+    ) -> io::Result<Step> {
+        if !self.flush(visit, account)? {
+            return Ok(Step::Turn(Next::Rearm(Wait::Write)));
+        }
+        if after == After::Close && visit.desk.inbox.is_empty() {
+            return Ok(Step::Turn(Next::Close));
+        }
+        socket::shutdown_write(visit.socket)?;
+        self.phase = Phase::Lingering;
+        account.progress = true;
+        Ok(Step::On)
+    }
+
+    /// A step of [`Phase::Lingering`].
+    fn linger(&mut self, visit: &mut Visit<'_>, account: &mut Account) -> io::Result<Step> {
+        let waiting = visit.desk.inbox.bytes().len();
+        visit.desk.inbox.consume(waiting);
+        if account.received >= TURN_RECEIVES {
+            return Ok(Step::Turn(Next::Rearm(Wait::Read)));
+        }
+        Ok(match self.input(visit, account, MAX_INBOX)? {
+            Input::Bytes => Step::On,
+            Input::Wait(next) => Step::Turn(next),
+            Input::End => Step::Turn(Next::Close),
+        })
+    }
+}
+
+/// What asking for input came to.
+enum Input {
+    Bytes,
+    Wait(Next),
+    End,
+}
