@@ -140,13 +140,15 @@ impl Crew {
     /// Whether the acceptors have left and every client has been served to the
     /// end. An acceptor of a full worker can leave only as clients do, so the
     /// sweeps must go on meanwhile; each call kicks those that have not left.
-    pub fn is_drained(&self) -> bool {
-        let mut have_left = true;
-        for acceptor in self.acceptors.iter().filter(|a| !a.is_gone()) {
-            acceptor.kick();
-            have_left = false;
+    pub fn is_drained(&mut self) -> bool {
+        // With the acceptor goes this process's hold on the listener.
+        for acceptor in self.acceptors.extract_if(.., |a| a.is_gone()) {
+            acceptor.join();
         }
-        have_left && self.queue.is_empty()
+        for acceptor in &self.acceptors {
+            acceptor.kick();
+        }
+        self.acceptors.is_empty() && self.queue.is_empty()
     }
 
     /// Stops the consumers; clients that are left are closed with the queue.

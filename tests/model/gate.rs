@@ -168,7 +168,9 @@ fn a_closed_gate_holds_nobody() {
             thread::spawn(move || assert_eq!(gate.wait(), Room::Closed))
         });
         gate.close();
-        waiting.map(|thread| thread.join().unwrap());
+        for thread in waiting {
+            thread.join().unwrap();
+        }
         assert_eq!(gate.wait(), Room::Closed);
         drop(only);
     });

@@ -152,6 +152,37 @@ fn a_connection_that_was_idle_for_long_has_the_grace_too() {
     assert_eq!(server.wait_exit(PATIENCE).code(), Some(0));
 }
 
+/// The grace ends while requests are in the sockets, and nobody has looked at them yet: they are answered.
+#[test]
+fn a_request_that_is_there_before_the_goodbye_is_answered() {
+    let grace = Duration::from_millis(700);
+    let mut server = Server::builder().arg("--drain-grace=0.7").start();
+    server.write("dev1/file", "content");
+    let mut conns: Vec<Conn> = (0..600).map(|_| server.conn()).collect();
+    for conn in &mut conns {
+        conn.get("/dev1/file").expect(200, true);
+    }
+    let (at, worker) = (Instant::now(), server.worker_pids()[0]);
+    stop_and_await_drain(&server, libc::SIGQUIT);
+    signal(worker, libc::SIGSTOP);
+    eventually("the worker to stand still", PATIENCE, || {
+        facts::is_stopped(worker)
+    });
+    assert!(at.elapsed() < grace, "too slow to tell");
+    for conn in &mut conns {
+        conn.send("GET /dev1/file HTTP/1.1\r\nHost: t\r\n\r\n");
+    }
+    eventually("the grace to pass", PATIENCE, || {
+        at.elapsed() > grace + Duration::from_millis(200)
+    });
+    signal(worker, libc::SIGCONT);
+    for mut conn in conns {
+        assert_eq!(conn.response().expect(200, false).body, b"content");
+        conn.expect_eof();
+    }
+    assert_eq!(server.wait_exit(PATIENCE).code(), Some(0));
+}
+
 /// A client that does not take the hint holds up the stop for a bounded time.
 #[test]
 fn a_client_that_ignores_the_end_is_waited_for_two_seconds() {
