@@ -5,7 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -106,7 +106,24 @@ impl Stage {
         let clients = self.visit(cycle);
         crew.stop(true).expect("stop");
         drop(clients);
+        self.reopen();
+    }
+
+    /// Undoes what the last one has done to the listener for good: nobody blocks in it, nobody new comes.
+    fn reopen(&self) {
         self.listener.set_nonblocking(false).expect("O_NONBLOCK");
+        let nothing: libc::c_int = 0;
+        // SAFETY: the value lives across the call; this option has none, but the kernel reads an int
+        let detached = unsafe {
+            libc::setsockopt(
+                self.listener.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_DETACH_FILTER,
+                (&raw const nothing).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        assert_eq!(detached, 0, "SO_DETACH_FILTER");
     }
 
     /// A connection from the listen queue, which may still hold those that a stopped crew did not accept.

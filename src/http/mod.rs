@@ -94,6 +94,10 @@ enum Phase {
     Ending(After),
     /// Our direction is closed; the client's rest is thrown away.
     Lingering,
+    /// It has waited too long with a file in its hands. The sweeper does not
+    /// close those (a disk may hang, and the heartbeat with it): a consumer,
+    /// woken by the socket's end, does.
+    Over(#[expect(dead_code, reason = "kept for its drop")] Box<Phase>),
 }
 
 /// What follows a reply.
@@ -121,6 +125,8 @@ pub enum Waits {
     Body,
     Send,
     Linger,
+    /// For a consumer to close it.
+    Consumer,
 }
 
 /// See the module.
@@ -151,6 +157,7 @@ impl Conversation {
     pub fn waits(&self) -> Waits {
         match &self.phase {
             Phase::Lingering => Waits::Linger,
+            Phase::Over(_) => Waits::Consumer,
             Phase::Sending(..) | Phase::Ending(_) => Waits::Send,
             _ if self.rest.as_ref().is_some_and(|rest| rest.has_output()) => Waits::Send,
             Phase::Receiving(_) | Phase::Swallowing(_) => Waits::Body,
@@ -220,23 +227,35 @@ impl Conversation {
                 if let Phase::Receiving(receiving) = &self.phase {
                     receiving.epitaph(peer, &"nothing came within --body-timeout");
                 }
-                false
+                self.is_over(socket)
             }
             Waits::Send if waited >= limit(site.timeouts.send) => {
                 crate::log::client(format_args!(
                     "{peer} took nothing of its reply within --send-timeout: closed"
                 ));
-                false
+                self.is_over(socket)
             }
             Waits::Linger if site.is_draining() => waited < LINGER_STOP_MS,
             Waits::Linger => waited < LINGER_MS,
-            Waits::Head | Waits::Body | Waits::Send => true,
+            Waits::Head | Waits::Body | Waits::Send | Waits::Consumer => true,
         }
     }
 
     /// Whether it is between requests, and for how many milliseconds.
     pub fn idle_for(&self, now: Tick) -> Option<u32> {
         (self.waits() == Waits::Request).then(|| now.since(self.since))
+    }
+
+    /// Its time is over: one that holds a file stays, for a consumer to close.
+    fn is_over(&mut self, socket: BorrowedFd<'_>) -> bool {
+        if !matches!(self.phase, Phase::Receiving(_) | Phase::Sending(..)) {
+            return false;
+        }
+        let held = std::mem::replace(&mut self.phase, Phase::Lingering);
+        self.phase = Phase::Over(Box::new(held));
+        // ENOTCONN: it has gone, and the queue's event is on its way.
+        let _ = socket::shutdown_both(socket);
+        true
     }
 
     /// Tells an idle client that no further request will be answered. It stays

@@ -57,6 +57,7 @@ impl Conversation {
                     self.finish(visit, account, after)
                 }
                 Phase::Lingering => self.linger(visit, account),
+                Phase::Over(_) => return Next::Close,
             };
             match step {
                 Ok(Step::On) => {}

@@ -31,6 +31,8 @@ struct Worker {
     channel: Channel,
     since: Instant,
     is_ready: bool,
+    /// It was sent SIGKILL; inside a dead disk's call it lives on.
+    is_killed: bool,
 }
 
 /// A worker's place in the table.
@@ -48,6 +50,8 @@ pub struct Children {
     places: Vec<Place>,
     scoreboard: Scoreboard,
     looked: Instant,
+    /// The master has been awake since.
+    awake: Instant,
 }
 
 /// The child's side of a fork, before it has settled.
@@ -62,6 +66,7 @@ impl Children {
             places: (0..workers).map(|_| Place::default()).collect(),
             scoreboard,
             looked: Instant::now(),
+            awake: Instant::now(),
         }
     }
 
@@ -129,6 +134,7 @@ impl Children {
             channel: ours,
             since: Instant::now(),
             is_ready: false,
+            is_killed: false,
         });
         Ok(None)
     }
@@ -231,15 +237,22 @@ impl Children {
         let round = self.looked.elapsed();
         self.looked = Instant::now();
         if round > PAUSED {
-            return;
+            // The workers may have been stopped as well, and may get their
+            // processor later than we do.
+            self.awake = self.looked;
         }
-        for (nr, worker) in self.workers() {
-            let silent = self.scoreboard.slot(nr).silent_for();
+        let awake = self.awake.elapsed().as_millis() as u64;
+        for (nr, place) in self.places.iter_mut().enumerate() {
+            let Some(worker) = place.worker.as_mut().filter(|worker| !worker.is_killed) else {
+                continue;
+            };
+            let silent = self.scoreboard.slot(nr).silent_for().min(awake);
             if silent >= SILENT_MS {
                 log::error!(
                     "worker {nr}, pid {}, did not tick for {silent} ms: SIGKILL",
                     worker.pid
                 );
+                worker.is_killed = true;
                 // ESRCH: it has ended meanwhile.
                 let _ = process::kill(worker.pid);
             }

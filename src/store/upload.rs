@@ -7,7 +7,7 @@
 //! target is replaced by a second name, in the device's [`TEMP_DIR`], and
 //! rename(2). Where there are no unnamed files, the upload has its name in that
 //! directory from the start; so has one that is here whole while files are being
-//! replaced, for which that is the shorter way. [`Store::sweep`] removes what dead processes left in it.
+//! replaced, for which that is the shorter way. [`sweep`] removes what dead processes left in it.
 
 use super::path::{StorePath, TEMP_DIR};
 use super::{Durability, Store};
@@ -17,6 +17,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -212,17 +213,17 @@ impl Store {
             }
         }
     }
+}
 
-    /// Removes what dead processes left in the temporary directories. Each
-    /// worker does it when it starts.
-    pub fn sweep(&self, docroot: &std::path::Path) {
-        for device in std::fs::read_dir(docroot).into_iter().flatten().flatten() {
-            let dir = device.path().join(temp_name());
-            for left in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-                if maker(&left.file_name()).is_none_or(|pid| !process::exists(pid)) {
-                    // Another worker's sweep may have been faster.
-                    let _ = std::fs::remove_file(left.path());
-                }
+/// Removes what dead processes left in the temporary directories. Each worker
+/// does it when it starts, in a thread of its own: a disk may hang.
+pub fn sweep(docroot: &Path) {
+    for device in std::fs::read_dir(docroot).into_iter().flatten().flatten() {
+        let dir = device.path().join(temp_name());
+        for left in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if maker(&left.file_name()).is_none_or(|pid| !process::exists(pid)) {
+                // Another worker's sweep may have been faster.
+                let _ = std::fs::remove_file(left.path());
             }
         }
     }

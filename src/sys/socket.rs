@@ -134,6 +134,13 @@ pub fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// `shutdown(2)` of both directions: whoever waits for the socket is woken.
+pub fn shutdown_both(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) })?;
+    Ok(())
+}
+
 /// Sets or clears O_NONBLOCK. On a listener this is a flag of the open file
 /// description: it changes for every process that shares it.
 pub fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {

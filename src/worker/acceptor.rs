@@ -130,6 +130,9 @@ impl Acceptor {
         self.shared
             .order
             .store(Order::Empty as u8, Ordering::Release);
+        // The master has done so before it told us, unless it is dead: who came
+        // after the last accept would be lost (and is, where there is no such filter).
+        let _ = socket::refuse_new(self.listener.as_fd());
         socket::set_nonblocking(self.listener.as_fd(), true)
     }
 
@@ -185,7 +188,15 @@ impl Work {
                     self.gate.pause(*PAUSE.start());
                     continue;
                 }
-                Order::Empty => last_accepts -= 1,
+                Order::Empty => {
+                    last_accepts -= 1;
+                    // Each time: a worker that was told late may have made the
+                    // shared listener block again (`unblocked`).
+                    if let Err(e) = socket::set_nonblocking(self.listener.as_fd(), true) {
+                        log::error!("fcntl: {e}: a listen queue is left as it is");
+                        return;
+                    }
+                }
             }
             match socket::accept(self.listener.as_fd()) {
                 Ok((socket, peer)) => {

@@ -149,17 +149,30 @@ impl Gate {
         // Counted before the next look: whoever makes room after it sees that
         // somebody waits.
         self.waiting.fetch_add(1, Ordering::SeqCst);
+        let mut full_since = None;
         let room = loop {
-            if let Some(room) = self.look(&fresh, since, clock::monotonic_ns()) {
+            let now = clock::monotonic_ns();
+            if let Some(room) = self.look(&fresh, since, now) {
                 break room;
             }
-            let full = self.is_full();
-            let pause = if full { FULL_WAIT } else { LOOK_AGAIN };
-            if self.room.wait_for(&mut fresh, pause).timed_out() && full {
-                break Room::Full;
-            }
+            let pause = if self.is_full() {
+                // From the first look: each turn that ends wakes us, and of most
+                // of them no room comes.
+                let waited = now - *full_since.get_or_insert(now);
+                match FULL_WAIT.checked_sub(Duration::from_nanos(waited)) {
+                    Some(left) if !left.is_zero() => left,
+                    _ => break Room::Full,
+                }
+            } else {
+                full_since = None;
+                LOOK_AGAIN
+            };
+            self.room.wait_for(&mut fresh, pause);
         };
         self.waiting.fetch_sub(1, Ordering::SeqCst);
+        // One acceptor was woken. No client may come to its listener for long,
+        // so it passes the word on: there may be room for the next one too.
+        self.room.notify_one();
         room
     }
 
@@ -216,6 +229,8 @@ impl Gate {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.room.wait_for(&mut fresh, at_most);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
+        // The word may have been for an acceptor that waits for room.
+        self.room.notify_one();
     }
 
     /// Whether idle connections may have to give way once more: at most once in

@@ -18,6 +18,10 @@ const SIGNALS: Token = Token(1);
 const LONGEST_TICK: Duration = Duration::from_secs(1);
 const SHORTEST_TICK: Duration = Duration::from_millis(10);
 
+/// A signal that was sent to master and workers alike comes by both ways within
+/// this.
+const WORD_COMES: Duration = Duration::from_millis(200);
+
 /// A timeout is noticed within this part of itself.
 const TICKS_PER_TIMEOUT: u32 = 4;
 
@@ -28,8 +32,6 @@ pub struct Housekeeper {
     channel: Channel,
     signals: Inbox,
     tick: Duration,
-    /// The master's end of the channel is closed: it is dead.
-    orphaned: bool,
 }
 
 impl Housekeeper {
@@ -47,7 +49,6 @@ impl Housekeeper {
             channel,
             signals,
             tick: (shortest / TICKS_PER_TIMEOUT).clamp(SHORTEST_TICK, LONGEST_TICK),
-            orphaned: false,
         })
     }
 
@@ -61,8 +62,12 @@ impl Housekeeper {
         loop {
             let due = super::after(self.tick);
             loop {
-                if let Some(stop) = self.listen(due)? {
-                    return Ok(stop);
+                match self.listen(due)? {
+                    Some(alone @ Stop::Graceful { last: false }) => {
+                        return self.hear_the_master(alone);
+                    }
+                    Some(stop) => return Ok(stop),
+                    None => {}
                 }
                 if Instant::now() >= due {
                     break;
@@ -73,15 +78,13 @@ impl Housekeeper {
     }
 
     /// Keeps house until it says that it is done: false. Or until the word
-    /// comes to stop at once (a second word counts as that): true.
+    /// comes to stop at once: true. A second word to stop gracefully is none:
+    /// who signals a process group, as service managers do, reaches us as well
+    /// as the master, and that passes it on.
     pub fn wait_until(&mut self, mut done: impl FnMut() -> bool) -> io::Result<bool> {
         while !done() {
-            let orphaned = self.orphaned;
-            match self.listen(super::after(DRAIN_TICK))? {
-                None => {}
-                // The master's death while draining: the drain goes on.
-                Some(_) if self.orphaned != orphaned => {}
-                Some(_) => return Ok(true),
+            if self.listen(super::after(DRAIN_TICK))? == Some(Stop::Fast) {
+                return Ok(true);
             }
         }
         Ok(false)
@@ -101,11 +104,23 @@ impl Housekeeper {
                 _ => signals = true,
             }
         }
+        // Events come once, so all that has come is read, and the gravest word
+        // of it counts.
         let by_signal = if signals { self.read_signals() } else { None };
-        if by_signal.is_some() || !master {
-            return Ok(by_signal);
+        let by_master = if master { self.read_channel()? } else { None };
+        Ok(by_signal.max(by_master))
+    }
+
+    /// A signal has told this worker to stop, alone as it seems. If it was sent
+    /// to all, the master's word is on its way, and knows more.
+    fn hear_the_master(&mut self, alone: Stop) -> io::Result<Stop> {
+        let due = super::after(WORD_COMES);
+        while Instant::now() < due {
+            if let Some(stop) = self.listen(due)? {
+                return Ok(stop.max(alone));
+            }
         }
-        self.read_channel()
+        Ok(alone)
     }
 
     fn read_signals(&self) -> Option<Stop> {
@@ -118,21 +133,22 @@ impl Housekeeper {
     }
 
     fn read_channel(&mut self) -> io::Result<Option<Stop>> {
+        let mut gravest = None;
         loop {
-            match self.channel.receive() {
-                Ok(Some(Message::Quit { last })) => return Ok(Some(Stop::Graceful { last })),
-                Ok(Some(Message::Fast)) => return Ok(Some(Stop::Fast)),
-                Ok(Some(Message::Ready)) => {}
+            let stop = match self.channel.receive() {
+                Ok(Some(Message::Quit { last })) => Stop::Graceful { last },
+                Ok(Some(Message::Fast)) => Stop::Fast,
+                Ok(Some(Message::Ready)) => continue,
                 Ok(None) => {
-                    self.orphaned = true;
                     log::error!("the master has gone: this worker drains and ends");
                     watch::forget(self.poll.registry(), self.channel.as_fd())?;
                     // Other workers drain too, but none can know who is last.
-                    return Ok(Some(Stop::Graceful { last: true }));
+                    return Ok(gravest.max(Some(Stop::Graceful { last: true })));
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(gravest),
                 Err(e) => return Err(e),
-            }
+            };
+            gravest = gravest.max(Some(stop));
         }
     }
 }

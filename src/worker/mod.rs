@@ -13,6 +13,7 @@ use crate::listener::Serves;
 use crate::queue::Queue;
 use crate::scoreboard::{Scoreboard, State};
 use crate::store::Store;
+use crate::store::upload::sweep;
 use crate::sys::signal::{self, Mask};
 use crate::sys::{process, socket};
 use acceptor::Acceptor;
@@ -53,8 +54,8 @@ pub struct Start {
     pub signals: signal::Inbox,
 }
 
-/// How a worker shall end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a worker shall end; the graver word is the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stop {
     /// Serve who has begun a request; `last`: nobody else serves the listeners.
     Graceful { last: bool },
@@ -187,7 +188,7 @@ fn live(start: Start) -> io::Result<()> {
     let docroot = &start.config.docroot;
     let store = Store::open(docroot, start.config.durability, start.umask)
         .map_err(|e| io::Error::other(format!("docroot {}: {e}", docroot.display())))?;
-    store.sweep(docroot);
+    let swept = docroot.clone();
     let share = start.config.max_connections.div_ceil(start.config.workers);
     let room = Room::find(start.listeners.len(), start.consumers)?;
     let connections = share.min(room.connections());
@@ -209,7 +210,15 @@ fn live(start: Start) -> io::Result<()> {
         connections,
     )
     .map_err(named("starting threads"));
+    // Nobody waits for it: where a disk hangs, so does this thread alone.
+    let sweeper = std::thread::Builder::new().spawn(move || {
+        process::name_thread(c"sweep");
+        sweep(&swept);
+    });
     ours.apply();
+    if let Err(e) = sweeper {
+        log::warn!("what dead workers left in the temporary directories stays there: {e}");
+    }
     let mut crew = crew?;
     slot.set_state(State::Ready);
     housekeeper.report_ready()?;

@@ -103,7 +103,6 @@ fn poison_reaches_every_consumer() {
 }
 
 #[test]
-#[ignore = "found: EPOLL_CTL_MOD wakes nobody for what is in the ready list already; see epoll.rs, pass_poison"]
 fn poison_reaches_every_consumer_where_the_kernel_does_not_cascade() {
     explore(1000, || poison_amidst::<Queue<Client>>(Cascade::Lost));
 }

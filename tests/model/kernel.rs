@@ -252,6 +252,14 @@ impl Kernel {
         })
     }
 
+    /// EPOLL_CTL_DEL; ENOENT is nobody's concern here.
+    pub fn epoll_delete(&self, number: usize) {
+        self.call(|state, _| {
+            state.watches[number] = None;
+            state.ready.retain(|ready| *ready != number);
+        });
+    }
+
     /// epoll_wait with room for one event; the timeout never comes.
     pub fn epoll_wait(&self) -> u64 {
         loop {

@@ -61,19 +61,13 @@ impl Selector {
     pub fn forget(&self, _fd: BorrowedFd<'_>) {}
 
     pub fn poison(&self) -> io::Result<()> {
-        if self.kernel.epoll_add(self.poison, OUT, false, POISON) {
-            Ok(())
-        } else {
-            self.pass_poison()
-        }
+        self.pass_poison()
     }
 
     pub fn pass_poison(&self) -> io::Result<()> {
-        if self.kernel.epoll_modify(self.poison, OUT, POISON) {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::NotFound.into())
-        }
+        self.kernel.epoll_delete(self.poison);
+        self.kernel.epoll_add(self.poison, OUT, false, POISON);
+        Ok(())
     }
 
     pub fn wait(&self, _timeout: Duration) -> io::Result<Event> {

@@ -56,22 +56,28 @@ impl Selector {
     /// Throws the poison in: from now on every waiter gets it, for it is level
     /// triggered and never stops being writable.
     pub fn poison(&self) -> io::Result<()> {
-        let level = libc::EPOLLOUT;
-        match self.control(libc::EPOLL_CTL_ADD, self.poison.as_fd(), level, POISON) {
-            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => self.pass_poison(),
-            other => other,
-        }
+        self.pass_poison()
     }
 
-    /// A waiter that leaves passes the poison on: `EPOLL_CTL_MOD` wakes the
-    /// next one even on kernels (5.5 to 5.12) where a level-triggered event
-    /// does not cascade by itself.
+    /// A waiter that leaves passes the poison on. Kernels from 5.5 to 5.12 do
+    /// not wake the next waiter by themselves, and `EPOLL_CTL_MOD` wakes nobody
+    /// for what is in the ready list already, as a level-triggered event that
+    /// was just delivered is. Taken out and put in anew it wakes one.
     pub fn pass_poison(&self) -> io::Result<()> {
-        self.control(
-            libc::EPOLL_CTL_MOD,
-            self.poison.as_fd(),
-            libc::EPOLLOUT,
-            POISON,
+        let (poison, level) = (self.poison.as_fd(), libc::EPOLLOUT);
+        // Others may be passing it at the same time: who comes second in either
+        // step finds it done.
+        let done = |result: io::Result<()>, by_another: i32| match result {
+            Err(e) if e.raw_os_error() == Some(by_another) => Ok(()),
+            other => other,
+        };
+        done(
+            self.control(libc::EPOLL_CTL_DEL, poison, level, POISON),
+            libc::ENOENT,
+        )?;
+        done(
+            self.control(libc::EPOLL_CTL_ADD, poison, level, POISON),
+            libc::EEXIST,
         )
     }
 
