@@ -172,11 +172,11 @@ fn without_fallocate_and_close_range_it_serves() {
     conn.expect_continue();
     conn.send("hello");
     conn.response().expect(201, true);
-    assert!(
-        facts::descriptors(server.worker_pids()[0]).len() <= 14,
-        "{:#?}",
-        facts::descriptors(server.worker_pids()[0])
-    );
+    let worker = server.worker_pids()[0];
+    // its eleven and this client: what the master had open besides was closed without close_range too
+    eventually("the worker to hold its own alone", PATIENCE, || {
+        facts::descriptors(worker).len() <= 12
+    });
 }
 
 #[test]
