@@ -7,6 +7,7 @@ use crate::buffer::Desk;
 use crate::http::Site;
 use crate::http::response::Date;
 use crate::queue::{Next, Queue};
+use crate::sys::clock;
 use crate::sys::process;
 use crate::sys::signal::Mask;
 use std::ffi::CString;
@@ -18,6 +19,43 @@ use std::time::Duration;
 /// While the consumers leave, the poison is thrown in again in this interval:
 /// a belt against kernels that drop its wake-up.
 const POISON_AGAIN: Duration = Duration::from_millis(10);
+
+/// A consumer that has run for so long without a pause offers its core to
+/// others: between two turns, where no client waits for it. Otherwise the
+/// kernel takes it away at a tick, most likely inside of a turn, and that client
+/// waits until all other consumers have had theirs. Nanoseconds.
+const YIELD_AFTER: u64 = 300_000;
+
+/// Turns that begin so far apart had a pause between them. Nanoseconds.
+const PAUSE: u64 = 100_000;
+
+/// How long a consumer has been running.
+#[derive(Default)]
+struct Pace {
+    /// When the last turn began.
+    last: u64,
+    /// Since then there was no pause.
+    since: u64,
+}
+
+impl Pace {
+    /// A turn begins.
+    fn turn(&mut self) {
+        let now = clock::monotonic_ns();
+        if now - self.last > PAUSE {
+            self.since = now;
+        }
+        self.last = now;
+    }
+
+    /// The turn is over: others' turn to run?
+    fn rest(&mut self) {
+        if self.last - self.since > YIELD_AFTER {
+            self.since = self.last;
+            std::thread::yield_now();
+        }
+    }
+}
 
 /// What a consumer works with.
 #[derive(Clone)]
@@ -87,6 +125,7 @@ impl Pool {
 fn run(work: &Work) {
     let mut desk = Desk::new();
     let mut date = Date::new();
+    let mut pace = Pace::default();
     loop {
         let mut turn = match work.queue.next() {
             Ok(Some(turn)) => turn,
@@ -96,6 +135,7 @@ fn run(work: &Work) {
                 std::process::abort();
             }
         };
+        pace.turn();
         work.gate.begin();
         turn.place().served();
         match turn.step(&work.site, &mut desk, &mut date) {
@@ -107,5 +147,6 @@ fn run(work: &Work) {
             Next::Close => work.queue.close(turn),
         }
         work.gate.end();
+        pace.rest();
     }
 }
