@@ -118,6 +118,17 @@ impl Conversation {
         }
     }
 
+    /// The same where no upload depends on it: at the peer's end whole requests
+    /// have been answered, of half a request nothing was executed, and there is
+    /// nobody to tell.
+    fn more(&mut self, visit: &mut Visit<'_>, account: &mut Account) -> io::Result<Step> {
+        Ok(match self.input(visit, account, MAX_INBOX)? {
+            Input::Bytes => Step::On,
+            Input::Wait(next) => Step::Turn(next),
+            Input::End => Step::Turn(Next::Close),
+        })
+    }
+
     /// A step of [`Phase::Head`].
     fn head(&mut self, visit: &mut Visit<'_>, account: &mut Account) -> io::Result<Step> {
         if visit.desk.outbox.len() >= OUTBOX_FULL && !self.flush(visit, account)? {
@@ -135,13 +146,7 @@ impl Conversation {
                 return Ok(Step::On);
             }
         }
-        Ok(match self.input(visit, account, MAX_INBOX)? {
-            Input::Bytes => Step::On,
-            Input::Wait(next) => Step::Turn(next),
-            // Whole requests have been answered by now; of half a request
-            // nothing was executed, and there is nobody to tell.
-            Input::End => Step::Turn(Next::Close),
-        })
+        self.more(visit, account)
     }
 
     /// Answers the request at the start of the inbox; false when its head has
@@ -224,11 +229,7 @@ impl Conversation {
                 return Ok(Step::On);
             }
         }
-        Ok(match self.input(visit, account, MAX_INBOX)? {
-            Input::Bytes => Step::On,
-            Input::Wait(next) => Step::Turn(next),
-            Input::End => Step::Turn(Next::Close),
-        })
+        self.more(visit, account)
     }
 
     /// A step of [`Phase::Receiving`].
@@ -331,11 +332,7 @@ impl Conversation {
         if account.received >= TURN_RECEIVES {
             return Ok(Step::Turn(Next::Rearm(Wait::Read)));
         }
-        Ok(match self.input(visit, account, MAX_INBOX)? {
-            Input::Bytes => Step::On,
-            Input::Wait(next) => Step::Turn(next),
-            Input::End => Step::Turn(Next::Close),
-        })
+        self.more(visit, account)
     }
 }
 

@@ -7,7 +7,8 @@
 //! target is replaced by a second name, in the device's [`TEMP_DIR`], and
 //! rename(2). Where there are no unnamed files, the upload has its name in that
 //! directory from the start; so has one that is here whole while files are being
-//! replaced, for which that is the shorter way. [`sweep`] removes what dead processes left in it.
+//! replaced, for which that is the shorter way. [`sweep`] removes what dead
+//! processes left in it.
 
 use super::path::{StorePath, TEMP_DIR};
 use super::{Durability, Store};

@@ -97,14 +97,6 @@ pub fn has_input(socket: BorrowedFd<'_>) -> bool {
     unsafe { libc::recv(socket.as_raw_fd(), (&raw mut byte).cast(), 1, flags) > 0 }
 }
 
-/// Reads what there is into `scratch` and throws it away. 0 is the peer's end.
-pub fn discard(socket: BorrowedFd<'_>, scratch: &mut Vec<u8>) -> io::Result<usize> {
-    scratch.clear();
-    let n = recv_append(socket, scratch);
-    scratch.clear();
-    n
-}
-
 /// `send(2)` without SIGPIPE. `more` says that bytes follow at once (Linux:
 /// MSG_MORE), so that the header and the file behind it share segments.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usize> {

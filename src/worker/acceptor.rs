@@ -1,8 +1,8 @@
 //! One thread per listener: blocking accept4, then into the queue; nothing
 //! else. And how to stop it, which is the hard part (PITFALLS 1).
 
-use super::Connection;
 use super::gate::{Gate, Room};
+use super::{Connection, WORD_COMES};
 use crate::client::Client;
 use crate::listener::Serves;
 use crate::queue::Queue;
@@ -27,9 +27,6 @@ const PAUSE: std::ops::RangeInclusive<Duration> =
 
 /// A kick that was lost is repeated after 1 ms, then doubling up to this.
 const LONGEST_KICK: Duration = Duration::from_millis(50);
-
-/// Workers are told to stop one after the other, but within this.
-const WORD_COMES: Duration = Duration::from_millis(200);
 
 /// While the listen queue is emptied: connections in it at the start came
 /// before the stop, so that many (the kernel's longest queue) are enough.

@@ -1,7 +1,7 @@
 //! The housekeeper: the worker's main thread. It listens to the master and to
 //! signals, and keeps time: sweeps, heartbeats.
 
-use super::{DRAIN_TICK, Stop};
+use super::{DRAIN_TICK, Stop, WORD_COMES};
 use crate::channel::{Channel, Message};
 use crate::config::Timeouts;
 use crate::sys::signal::{Inbox, Signal};
@@ -17,10 +17,6 @@ const SIGNALS: Token = Token(1);
 /// Heartbeats come at least so often, and sweeps; shorter when a timeout is.
 const LONGEST_TICK: Duration = Duration::from_secs(1);
 const SHORTEST_TICK: Duration = Duration::from_millis(10);
-
-/// A signal that was sent to master and workers alike comes by both ways within
-/// this.
-const WORD_COMES: Duration = Duration::from_millis(200);
 
 /// A timeout is noticed within this part of itself.
 const TICKS_PER_TIMEOUT: u32 = 4;

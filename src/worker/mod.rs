@@ -188,7 +188,6 @@ fn live(start: Start) -> io::Result<()> {
     let docroot = &start.config.docroot;
     let store = Store::open(docroot, start.config.durability, start.umask)
         .map_err(|e| io::Error::other(format!("docroot {}: {e}", docroot.display())))?;
-    let swept = docroot.clone();
     let share = start.config.max_connections.div_ceil(start.config.workers);
     let room = Room::find(start.listeners.len(), start.consumers)?;
     let connections = share.min(room.connections());
@@ -211,6 +210,7 @@ fn live(start: Start) -> io::Result<()> {
     )
     .map_err(named("starting threads"));
     // Nobody waits for it: where a disk hangs, so does this thread alone.
+    let swept = docroot.clone();
     let sweeper = std::thread::Builder::new().spawn(move || {
         process::name_thread(c"sweep");
         sweep(&swept);
@@ -275,6 +275,10 @@ impl Room {
         (self.own + PER_CONNECTION * connections).min(self.limit) as u64
     }
 }
+
+/// When one worker has been told to stop, by the master or by a signal to the
+/// whole process group, the master's word reaches the others within this.
+const WORD_COMES: Duration = Duration::from_millis(200);
 
 /// The longest that a drain's tick may take to see that it is over.
 pub(crate) const DRAIN_TICK: Duration = Duration::from_millis(10);

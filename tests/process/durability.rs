@@ -62,6 +62,15 @@ fn is_traced(pid: i32) -> bool {
     })
 }
 
+/// Traces the first worker, or says why that cannot be.
+fn traced(server: &Server) -> Option<Tracer> {
+    let tracer = Tracer::attach(server.worker_pids()[0]);
+    if tracer.is_none() {
+        eprintln!("skipped: there is no strace that may attach to a worker");
+    }
+    tracer
+}
+
 /// Where a call of this name with this text in its line stands.
 #[track_caller]
 fn position(lines: &[String], call: &str, text: &str) -> usize {
@@ -75,8 +84,7 @@ fn position(lines: &[String], call: &str, text: &str) -> usize {
 fn full_syncs_the_content_the_name_and_each_new_folder() {
     let server = Server::builder().durability("full").start();
     server.write("dev1/old/file", "old");
-    let Some(tracer) = Tracer::attach(server.worker_pids()[0]) else {
-        eprintln!("skipped: there is no strace that may attach to a worker");
+    let Some(tracer) = traced(&server) else {
         return;
     };
     server
@@ -104,8 +112,7 @@ fn full_syncs_the_content_the_name_and_each_new_folder() {
 fn full_syncs_the_folder_of_a_file_that_is_replaced() {
     let server = Server::builder().durability("full").start();
     server.write("dev1/old/file", "old");
-    let Some(tracer) = Tracer::attach(server.worker_pids()[0]) else {
-        eprintln!("skipped: there is no strace that may attach to a worker");
+    let Some(tracer) = traced(&server) else {
         return;
     };
     server
@@ -127,8 +134,7 @@ fn full_syncs_the_folder_of_a_file_that_is_replaced() {
 fn none_and_data_never_sync_a_folder() {
     for (level, syncs) in [("none", 0), ("data", 2)] {
         let server = Server::builder().durability(level).start();
-        let Some(tracer) = Tracer::attach(server.worker_pids()[0]) else {
-            eprintln!("skipped: there is no strace that may attach to a worker");
+        let Some(tracer) = traced(&server) else {
             return;
         };
         let mut conn = server.conn();
