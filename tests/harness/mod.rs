@@ -3,6 +3,8 @@
 //! (`response`), and waiting for facts instead of sleeping (here).
 
 pub mod conn;
+#[cfg(target_os = "linux")]
+pub mod hang;
 mod kernel;
 pub mod response;
 pub mod sandbox;

@@ -12,6 +12,7 @@ mod disk;
 mod durability;
 mod facts;
 mod fallback;
+mod hang;
 mod nginx;
 mod slow;
 mod stop;
