@@ -2,13 +2,14 @@
 
 use crate::buffer::Desk;
 use crate::device::{Call, Line, Ticket};
+use crate::http;
 use crate::http::response::Date;
 use crate::listener::Serves;
+use crate::mgmt;
 use crate::queue::Next;
 use crate::site::Site;
 use crate::sys::clock::Tick;
 use crate::sys::socket::Peer;
-use crate::{http, mgmt};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// See the module. Small: ten thousand of them may be idle.

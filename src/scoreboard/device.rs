@@ -183,8 +183,8 @@ impl Row<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Scoreboard;
     use super::*;
+    use crate::scoreboard::Scoreboard;
 
     #[test]
     fn a_device_keeps_its_line() {
