@@ -335,6 +335,14 @@ impl Conn {
         }
     }
 
+    /// Whether nothing has come that was not looked at yet, not even the end; asked without waiting.
+    pub fn is_silent(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        let peeked = socket2::SockRef::from(self.tcp()).recv_with_flags(&mut byte, flags);
+        self.inbox.is_empty() && peeked.is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
+    }
+
     /// The inode of the server's end, by which /proc/PID/fd tells who holds it; `None` before it is accepted.
     pub fn server_inode(&self) -> Option<u32> {
         let (ours, theirs) = self.ends();

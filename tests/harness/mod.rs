@@ -78,6 +78,13 @@ pub fn content_md5(bytes: &[u8]) -> String {
     base64(&Md5::digest(bytes))
 }
 
+/// The same digest as the sidechannel writes it.
+pub fn hex_md5(bytes: &[u8]) -> String {
+    use md5::{Digest, Md5};
+    let hex = |byte: &u8| format!("{byte:02x}");
+    Md5::digest(bytes).iter().map(hex).collect()
+}
+
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();

@@ -222,6 +222,7 @@ impl Response {
             200 | 201 | 206 | 412 | 416 => &["ETag"],
             304 => &["Last-Modified", "Content-Length", "Connection", "ETag"],
             405 => &["Allow"],
+            503 => &["Retry-After"],
             _ => &[],
         };
         let extra = &names[order.len()..];

@@ -76,6 +76,11 @@ pub fn is_stopped(pid: i32) -> bool {
     })
 }
 
+/// How many threads it has.
+pub fn threads(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
+}
+
 /// Whether a tracer is attached to each of its threads.
 pub fn is_traced(pid: i32) -> bool {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");

@@ -6,6 +6,8 @@
 mod balance;
 mod crowd;
 mod cycles;
+mod dead_device;
+mod dead_stop;
 mod death;
 mod descriptors;
 mod disk;
