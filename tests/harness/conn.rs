@@ -285,18 +285,9 @@ impl Conn {
 
     /// The same, for a test that counts what fails instead of ending there.
     pub fn try_response(&mut self) -> Result<Response, Ended> {
-        let end = Instant::now() + PATIENCE;
-        let at = loop {
-            match find(&self.inbox, b"\r\n\r\n") {
-                Some(at) => break at + 4,
-                None => self.try_fill(end)?,
-            }
-        };
-        let rest = self.inbox.split_off(at);
-        let head = std::mem::replace(&mut self.inbox, rest);
-        let mut response = Response::parse(&head);
-        response.check_shape();
+        let mut response = self.try_response_to_head()?;
         if !matches!(response.status, 204 | 304) {
+            let end = Instant::now() + PATIENCE;
             let len = response.content_length() as usize;
             while self.inbox.len() < len {
                 self.try_fill(end).map_err(|ended| match ended {
@@ -308,6 +299,36 @@ impl Conn {
             response.body = std::mem::replace(&mut self.inbox, rest);
         }
         Ok(response)
+    }
+
+    /// The same of a reply to HEAD.
+    pub fn try_response_to_head(&mut self) -> Result<Response, Ended> {
+        let end = Instant::now() + PATIENCE;
+        let at = loop {
+            match find(&self.inbox, b"\r\n\r\n") {
+                Some(at) => break at + 4,
+                None => self.try_fill(end)?,
+            }
+        };
+        let rest = self.inbox.split_off(at);
+        let head = std::mem::replace(&mut self.inbox, rest);
+        let response = Response::parse(&head);
+        response.check_shape();
+        Ok(response)
+    }
+
+    /// A line with its LF, or how the connection ended instead.
+    pub fn try_line(&mut self) -> Result<String, Ended> {
+        let end = Instant::now() + PATIENCE;
+        let at = loop {
+            match find(&self.inbox, b"\n") {
+                Some(at) => break at + 1,
+                None => self.try_fill(end)?,
+            }
+        };
+        let rest = self.inbox.split_off(at);
+        let line = std::mem::replace(&mut self.inbox, rest);
+        Ok(String::from_utf8_lossy(&line).into_owned())
     }
 
     fn try_fill(&mut self, end: Instant) -> Result<(), Ended> {

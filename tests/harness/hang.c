@@ -12,8 +12,7 @@
  *                 'a' all of them, and statvfs
  *               the digits behind it are the milliseconds that one call is held;
  *               0 or none: until the mode changes or the file vanishes.
- *               At byte 64, three u32: calls held now, the most at any time,
- *               all that were held ever.
+ *               At byte 64, two u32: calls held now, all that were held ever.
  *
  * A thread that is held is called "held:" and what its name was, so that
  * /proc/PID/task shows who is. Like a real disk, no signal but KILL ends it.
@@ -46,7 +45,7 @@
 
 struct page {
     _Atomic char text[64];
-    _Atomic uint32_t held, most, ever;
+    _Atomic uint32_t held, ever;
 };
 
 static struct page *page;
@@ -109,9 +108,7 @@ static void hold(char kind)
     int saved = errno;
     char name[32] = "", shown[40];
     unsigned long limit = limit_ms(), began = now_ms();
-    uint32_t n = atomic_fetch_add(&page->held, 1) + 1, most = atomic_load(&page->most);
-    while (n > most && !atomic_compare_exchange_weak(&page->most, &most, n))
-        ;
+    atomic_fetch_add(&page->held, 1);
     atomic_fetch_add(&page->ever, 1);
     prctl(PR_GET_NAME, name);
     snprintf(shown, sizeof shown, "held:%s", name);

@@ -16,7 +16,7 @@ use super::server::{Builder, own_docroot};
 /// What hang.c maps.
 const PAGE: usize = 4096;
 
-/// Where its three counters begin.
+/// Where its two counters begin.
 const COUNTERS: u64 = 64;
 
 /// Which calls do not come back.
@@ -125,14 +125,9 @@ impl Disk {
         self.counter(0)
     }
 
-    /// The most that were held at any time.
-    pub fn most(&self) -> u32 {
-        self.counter(1)
-    }
-
     /// All that were held ever.
     pub fn ever(&self) -> u32 {
-        self.counter(2)
+        self.counter(1)
     }
 }
 

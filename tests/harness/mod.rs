@@ -4,6 +4,8 @@
 
 pub mod conn;
 #[cfg(target_os = "linux")]
+pub mod fuse;
+#[cfg(target_os = "linux")]
 pub mod hang;
 mod kernel;
 pub mod response;

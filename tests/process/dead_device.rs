@@ -40,6 +40,17 @@ fn expect_refusal(response: &Response, keeps_alive: bool) {
     assert!((1..=60).contains(&seconds), "{seconds}");
 }
 
+/// Whether a device is known as dead: no request waits for it. (Where --device-wait is long and its line not
+/// full, there is no other reason for a refusal.)
+pub fn is_refused_at_once(server: &Server) -> bool {
+    let mut conn = ask(server, "/dev1/file");
+    let end = Instant::now() + Duration::from_millis(300);
+    while conn.is_silent() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    !conn.is_silent() && conn.response().status == 503
+}
+
 /// GETs of a healthy device, one after the other: the median and the slowest.
 fn healthy(server: &Server, count: usize) -> (Duration, Duration) {
     let mut kept = server.conn();

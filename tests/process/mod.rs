@@ -16,6 +16,7 @@ mod facts;
 mod fallback;
 mod hang;
 mod nginx;
+mod real_disk;
 mod slow;
 mod stop;
 mod traffic;
