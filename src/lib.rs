@@ -25,6 +25,7 @@ pub mod client;
 pub mod queue;
 
 pub mod http;
+pub mod mgmt;
 
 pub mod store;
 

@@ -1,0 +1,5 @@
+//! The sidechannel's conversation.
+
+pub mod command;
+pub mod digest;
+pub mod watch;
