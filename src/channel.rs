@@ -13,10 +13,16 @@ const LEN: usize = 16;
 pub enum Message {
     /// Worker: I serve.
     Ready,
+    /// Worker: a client of the sidechannel wants the whole server to stop.
+    Shutdown,
+    /// Worker: I am elected, and every device that answers has its usage file.
+    Surveyed,
     /// Master: stop gracefully. `last`: nobody serves the listeners after you.
     Quit { last: bool },
     /// Master: stop at once.
     Fast,
+    /// Master: you are elected and make no progress: leave that to another.
+    Resign,
 }
 
 impl Message {
@@ -26,6 +32,9 @@ impl Message {
             Message::Ready => (1, 0),
             Message::Quit { last } => (2, u8::from(last)),
             Message::Fast => (3, 0),
+            Message::Shutdown => (4, 0),
+            Message::Surveyed => (5, 0),
+            Message::Resign => (6, 0),
         };
         bytes
     }
@@ -35,6 +44,9 @@ impl Message {
             (LEN, 1, _) => Some(Message::Ready),
             (LEN, 2, last) => Some(Message::Quit { last: *last != 0 }),
             (LEN, 3, _) => Some(Message::Fast),
+            (LEN, 4, _) => Some(Message::Shutdown),
+            (LEN, 5, _) => Some(Message::Surveyed),
+            (LEN, 6, _) => Some(Message::Resign),
             _ => None,
         }
     }

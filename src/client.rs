@@ -1,9 +1,13 @@
-//! A client: a socket and its conversation.
+//! A client: a socket and its conversation, in HTTP or on the sidechannel.
 
 use crate::buffer::Desk;
+use crate::device::{Call, Line, Ticket};
+use crate::http;
 use crate::http::response::Date;
-use crate::http::{Conversation, Site, Visit};
+use crate::listener::Serves;
+use crate::mgmt;
 use crate::queue::Next;
+use crate::site::Site;
 use crate::sys::clock::Tick;
 use crate::sys::socket::Peer;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,20 +16,44 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub struct Client<P> {
     socket: OwnedFd,
     peer: Peer,
+    /// The number of its site.
+    site: u16,
     read_only: bool,
     conversation: Conversation,
+    /// Given back after the conversation: what that drops may be on a disk.
+    ticket: Ticket,
     /// Its place among the worker's connections: given back by its drop.
     place: P,
 }
 
+enum Conversation {
+    Http(http::Conversation),
+    Mgmt(Box<mgmt::Conversation>),
+}
+
+/// Who takes a client that has left its consumer.
+pub enum Detached {
+    /// The line before a device.
+    Line(Line),
+    /// The watchers of utilization.
+    Watch,
+    /// The digests of low priority, of this filesystem (st_dev).
+    Fsck(u64),
+}
+
 impl<P> Client<P> {
     /// A connection that has said nothing yet.
-    pub fn new(socket: OwnedFd, peer: Peer, read_only: bool, place: P) -> Client<P> {
+    pub fn new(socket: OwnedFd, peer: Peer, site: usize, serves: Serves, place: P) -> Client<P> {
         Client {
             socket,
             peer,
-            read_only,
-            conversation: Conversation::new(),
+            site: site as u16,
+            read_only: serves == Serves::HttpGet,
+            conversation: match serves {
+                Serves::Http | Serves::HttpGet => Conversation::Http(http::Conversation::new()),
+                Serves::Mgmt => Conversation::Mgmt(Box::new(mgmt::Conversation::new())),
+            },
+            ticket: Ticket::default(),
             place,
         }
     }
@@ -40,27 +68,78 @@ impl<P> Client<P> {
         &self.peer
     }
 
+    /// The number of its site.
+    pub fn site(&self) -> usize {
+        usize::from(self.site)
+    }
+
+    /// What it holds of the devices: to be left at the end of each turn, before
+    /// another thread can have it.
+    pub fn ticket(&mut self) -> &mut Ticket {
+        &mut self.ticket
+    }
+
     /// One turn on a consumer's desk.
     pub fn step(&mut self, site: &Site, desk: &mut Desk, date: &mut Date) -> Next {
-        self.conversation.step(&mut Visit {
-            socket: self.socket.as_fd(),
-            peer: &self.peer,
-            read_only: self.read_only,
-            site,
-            desk,
-            date,
-        })
+        let socket = self.socket.as_fd();
+        match &mut self.conversation {
+            Conversation::Http(conversation) => conversation.step(&mut http::Visit {
+                socket,
+                peer: &self.peer,
+                read_only: self.read_only,
+                site,
+                ticket: &mut self.ticket,
+                desk,
+                date,
+            }),
+            Conversation::Mgmt(conversation) => conversation.step(&mut mgmt::Visit {
+                socket,
+                peer: &self.peer,
+                site,
+                ticket: &mut self.ticket,
+                desk,
+            }),
+        }
+    }
+
+    /// After [`Next::Detach`]: to whom it goes. None: it does not know itself,
+    /// and is hopeless.
+    pub fn detached(&mut self) -> Option<Detached> {
+        match &mut self.conversation {
+            Conversation::Http(conversation) => conversation.line().map(Detached::Line),
+            Conversation::Mgmt(conversation) => conversation.detached().map(|to| match to {
+                mgmt::Detached::Line(line) => Detached::Line(line),
+                mgmt::Detached::Watch => Detached::Watch,
+                mgmt::Detached::Fsck(dev) => Detached::Fsck(dev),
+            }),
+        }
+    }
+
+    /// It is called from its line.
+    pub fn receive(&mut self, call: Call) {
+        self.ticket.receive(call);
     }
 
     /// The sweeper's question: may it stay parked?
     pub fn may_stay(&mut self, now: Tick, site: &Site) -> bool {
-        self.conversation
-            .may_stay(now, site, self.socket.as_fd(), &self.peer)
+        let socket = self.socket.as_fd();
+        match &mut self.conversation {
+            Conversation::Http(conversation) => {
+                conversation.may_stay(now, site, socket, &self.peer)
+            }
+            Conversation::Mgmt(conversation) => {
+                conversation.may_stay(now, site, socket, &self.peer)
+            }
+        }
     }
 
-    /// Milliseconds since its last request, when it is between two.
+    /// Milliseconds since its last request, when it is between two and may give
+    /// way. The sidechannel never does.
     pub fn idle_for(&self, now: Tick) -> Option<u32> {
-        self.conversation.idle_for(now)
+        match &self.conversation {
+            Conversation::Http(conversation) => conversation.idle_for(now),
+            Conversation::Mgmt(_) => None,
+        }
     }
 }
 

@@ -4,13 +4,13 @@
 //!
 //! ```text
 //!  listener ─▶ acceptor ─▶ queue ─▶ consumer ─▶ client ─▶ http ─▶ get|put|delete ─▶ store ─▶ disk
-//!                ▲ gate      ▲          │
-//!                └───────────┴── Next ──┘
-//!  master ─ forks ▶ worker ─ starts ▶ {acceptors, consumers, housekeeper}     (scoreboard between all)
+//!                ▲ gate      ▲          │           └───▶ mgmt ─▶ digest|watch      ▲ device
+//!                └───────────┴── Next ──┘                           ▲               │
+//!  master ─ forks ▶ worker ─ starts ▶ {acceptors, consumers, housekeeper, health} ──┘  (scoreboard between all)
 //! ```
 //!
-//! `sys` ← `store, queue, buffer, scoreboard, log` ← `http` ← `client` ←
-//! `worker` ← `master`: arrows point one way, and `tests/tidy.rs` checks it.
+//! `sys` ← `store, queue, buffer, scoreboard, log` ← `device, site` ← `http,
+//! mgmt` ← `client` ← `worker, health` ← `master`: arrows point one way, and `tests/tidy.rs` checks it.
 //! The library is public to the tests, benches and fuzz targets of this
 //! repository; it is no API.
 #![deny(unsafe_code)]
@@ -18,6 +18,7 @@
 pub mod config;
 pub mod master;
 
+pub mod health;
 pub mod listener;
 pub mod worker;
 
@@ -27,6 +28,8 @@ pub mod queue;
 pub mod http;
 pub mod mgmt;
 
+pub mod device;
+pub mod site;
 pub mod store;
 
 pub mod buffer;

@@ -19,6 +19,8 @@ pub enum Serves {
     Http,
     /// GET and HEAD alone.
     HttpGet,
+    /// MogileFS's sidechannel.
+    Mgmt,
 }
 
 impl fmt::Display for Serves {
@@ -26,6 +28,7 @@ impl fmt::Display for Serves {
         f.write_str(match self {
             Serves::Http => "http",
             Serves::HttpGet => "http-get",
+            Serves::Mgmt => "mgmt",
         })
     }
 }
@@ -82,6 +85,8 @@ impl fmt::Display for Address {
 pub struct Listener {
     socket: Socket,
     pub serves: Serves,
+    /// The number of the site that is served.
+    pub site: usize,
     /// As bound: port 0 has become a real one.
     pub address: Address,
     /// The socket file's identity (dev, ino), so that only our own is removed.
@@ -90,14 +95,14 @@ pub struct Listener {
 
 impl Listener {
     /// Binds and listens.
-    pub fn bind(address: &Address, serves: Serves) -> io::Result<Listener> {
+    pub fn bind(address: &Address, serves: Serves, site: usize) -> io::Result<Listener> {
         match address {
-            Address::Inet(inet) => Listener::bind_inet(*inet, serves),
-            Address::Unix(path) => Listener::bind_unix(path, serves),
+            Address::Inet(inet) => Listener::bind_inet(*inet, serves, site),
+            Address::Unix(path) => Listener::bind_unix(path, serves, site),
         }
     }
 
-    fn bind_inet(address: SocketAddr, serves: Serves) -> io::Result<Listener> {
+    fn bind_inet(address: SocketAddr, serves: Serves, site: usize) -> io::Result<Listener> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         // Against TIME_WAIT of our predecessor; it does not allow two live
         // listeners. SO_REUSEPORT would, so it stays off (PITFALLS 17).
@@ -114,6 +119,7 @@ impl Listener {
         Ok(Listener {
             socket,
             serves,
+            site,
             address: Address::Inet(bound),
             file: None,
         })
@@ -121,7 +127,7 @@ impl Listener {
 
     /// Bound under another name and renamed over: there is no moment at which
     /// the path leads nowhere, and a dead predecessor's file is no obstacle.
-    fn bind_unix(path: &Path, serves: Serves) -> io::Result<Listener> {
+    fn bind_unix(path: &Path, serves: Serves, site: usize) -> io::Result<Listener> {
         if is_served(path)? {
             return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
         }
@@ -144,14 +150,15 @@ impl Listener {
         Ok(Listener {
             socket,
             serves,
+            site,
             address: Address::Unix(path.to_owned()),
             file: Some(listening?),
         })
     }
 
-    /// The socket itself, for a worker's acceptor, and what it serves.
-    pub fn into_parts(self) -> (OwnedFd, Serves) {
-        (self.socket.into(), self.serves)
+    /// The socket itself, for a worker's acceptor.
+    pub fn into_socket(self) -> OwnedFd {
+        self.socket.into()
     }
 
     /// Removes the socket's file, unless another server's has taken its place.

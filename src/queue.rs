@@ -23,6 +23,8 @@ pub enum Next {
     Rearm(Wait),
     /// It is done, or hopeless: close it.
     Close,
+    /// Another owner takes it for now; the client knows who.
+    Detach,
 }
 
 /// Locks that threads can hold at the same time; a power of two.
@@ -39,7 +41,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Where a client is parked: slab reuses keys at once, so without a generation
 /// a late event could hit the next client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Token {
+pub struct Token {
     shard: usize,
     key: usize,
     generation: u32,
@@ -213,6 +215,42 @@ impl<T: AsFd> Queue<T> {
                 drop(shard);
                 self.close(Turn { token, client });
                 Err(e)
+            }
+        }
+    }
+
+    /// Ends a turn: parks the client without arming it. Nothing of its socket
+    /// is reported until somebody [calls](Queue::call) it.
+    pub fn park(&self, turn: Turn<T>) -> Token {
+        let Turn { token, client } = turn;
+        if let Some(slot) = self.shards[token.shard].lock().slot(token) {
+            slot.client = Some(client);
+        }
+        token
+    }
+
+    /// Tells something to a parked client and gives it to a consumer at once.
+    /// Nothing happens (and the message is dropped) when it has gone.
+    pub fn call(&self, token: Token, message: impl FnOnce(&mut T)) {
+        let mut shard = self.shards[token.shard].lock();
+        let Some(slot) = shard.slot(token) else {
+            return;
+        };
+        let Some(client) = slot.client.as_mut() else {
+            return;
+        };
+        message(client);
+        let socket = client.as_fd();
+        // A broken socket is writable too, so this is "at once" whatever it is.
+        if self
+            .selector
+            .rearm(socket, token.to_u64(), Wait::ReadWrite)
+            .is_err()
+        {
+            let lost = slot.client.take();
+            drop(shard);
+            if let Some(client) = lost {
+                self.close(Turn { token, client });
             }
         }
     }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 /// Who may know whom: a noun, and the nouns that it may name behind `crate::`. A noun stands below all that name it,
 /// so that the arrows point one way; a new edge is a decision, and is written down here.
-const MAY_KNOW: [(&str, &[&str]); 15] = [
+const MAY_KNOW: [(&str, &[&str]); 19] = [
     ("sys", &[]),
     ("sync", &[]),
     ("log", &["sys"]),
@@ -17,14 +17,40 @@ const MAY_KNOW: [(&str, &[&str]); 15] = [
     ("queue", &["sync", "sys"]),
     ("store", &["sys"]),
     ("listener", &["sys"]),
+    // Who may enter a disk: it is told by the queue's tokens whom to call, and by the scoreboard who is dead.
+    ("device", &["queue", "scoreboard", "sync", "sys"]),
     // Knobs are made of the types of those whom they set, and are checked against their limits.
     ("config", &["listener", "scoreboard", "store"]),
-    // It knows of the queue what a step returns: Next and Wait.
+    (
+        "site",
+        &["channel", "config", "device", "scoreboard", "store", "sys"],
+    ),
+    // These two know of the queue what a step returns: Next and Wait.
     (
         "http",
-        &["buffer", "config", "log", "queue", "store", "sys"],
+        &["buffer", "device", "log", "queue", "site", "store", "sys"],
     ),
-    ("client", &["buffer", "http", "queue", "sys"]),
+    (
+        "mgmt",
+        &[
+            "buffer",
+            "channel",
+            "device",
+            "log",
+            "queue",
+            "scoreboard",
+            "site",
+            "store",
+            "sys",
+        ],
+    ),
+    (
+        "client",
+        &[
+            "buffer", "device", "http", "listener", "mgmt", "queue", "site", "sys",
+        ],
+    ),
+    ("health", &["config", "log", "scoreboard", "store", "sys"]),
     (
         "worker",
         &[
@@ -32,11 +58,15 @@ const MAY_KNOW: [(&str, &[&str]); 15] = [
             "channel",
             "client",
             "config",
+            "device",
+            "health",
             "http",
             "listener",
             "log",
+            "mgmt",
             "queue",
             "scoreboard",
+            "site",
             "store",
             "sync",
             "sys",
@@ -47,8 +77,10 @@ const MAY_KNOW: [(&str, &[&str]); 15] = [
         &[
             "channel",
             "config",
+            "health",
             "listener",
             "scoreboard",
+            "store",
             "sys",
             "worker",
         ],

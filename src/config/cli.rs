@@ -1,6 +1,6 @@
 //! argv: options, their defaults and units, and usage errors that name them.
 
-use super::{Config, Timeouts};
+use super::{Config, Health, Site, Timeouts, Utilization};
 use crate::listener::{Address, Serves};
 use crate::scoreboard::MAX_WORKERS;
 use crate::store::Durability;
@@ -85,6 +85,14 @@ fn what() -> Vec<Arg> {
         .action(ArgAction::Append)
         .value_parser(ValueParser::new(Address::parse)),
         option(
+            "mgmtlisten",
+            "LISTEN",
+            "Serve MogileFS's sidechannel here; repeatable \
+             [default: 0.0.0.0:7501 when no listener is given]",
+        )
+        .action(ArgAction::Append)
+        .value_parser(ValueParser::new(Address::parse)),
+        option(
             "durability",
             "LEVEL",
             "What is on the disk before a PUT is answered: none; data (fdatasync); \
@@ -145,6 +153,16 @@ fn how_long() -> Vec<Arg> {
             "Without the client taking a byte of the reply",
         ),
         seconds(
+            "device-wait",
+            "2",
+            "What a request waits for a device that is busy",
+        ),
+        seconds(
+            "probe-timeout",
+            "10",
+            "A device whose probe takes longer is dead",
+        ),
+        seconds(
             "drain-grace",
             "2",
             "While stopping: what an idle connection has left",
@@ -173,16 +191,17 @@ fn from(matches: &ArgMatches) -> Config {
     };
     let mut all: Vec<_> = listeners("httplisten", Serves::Http)
         .chain(listeners("httpgetlisten", Serves::HttpGet))
+        .chain(listeners("mgmtlisten", Serves::Mgmt))
         .collect();
     if all.is_empty() {
-        all.push((
-            Address::Inet((std::net::Ipv4Addr::UNSPECIFIED, 7500).into()),
-            Serves::Http,
-        ));
+        let any = |port| Address::Inet((std::net::Ipv4Addr::UNSPECIFIED, port).into());
+        all.extend([(any(7500), Serves::Http), (any(7501), Serves::Mgmt)]);
     }
     Config {
-        docroot: given(matches, "docroot").unwrap_or_default(),
-        listeners: all,
+        sites: vec![Site {
+            docroot: given(matches, "docroot").unwrap_or_default(),
+            listeners: all,
+        }],
         workers: number("worker-processes").unwrap_or_else(default_workers),
         threads: number("threads"),
         max_connections: number("maxconns").unwrap_or_default(),
@@ -192,7 +211,15 @@ fn from(matches: &ArgMatches) -> Config {
             head: seconds("head-timeout"),
             body: seconds("body-timeout"),
             send: seconds("send-timeout"),
+            device: seconds("device-wait"),
             drain_grace: seconds("drain-grace"),
+        },
+        pidfile: None,
+        daemonize: false,
+        health: Health {
+            usage_interval: Duration::from_secs(10),
+            probe_timeout: seconds("probe-timeout"),
+            utilization: Utilization::Kernel,
         },
     }
 }
@@ -225,8 +252,8 @@ mod tests {
     #[test]
     fn defaults() {
         let config = parse(&[]).unwrap();
-        assert_eq!(config.docroot, PathBuf::from("/var/mogdata"));
-        assert_eq!(config.listeners.len(), 1);
+        assert_eq!(config.sites[0].docroot, PathBuf::from("/var/mogdata"));
+        assert_eq!(config.sites[0].listeners.len(), 2);
         assert_eq!(config.max_connections, 10_000);
         assert!((1..=4).contains(&config.workers));
     }
@@ -234,8 +261,13 @@ mod tests {
     #[test]
     fn a_listener_replaces_the_default() {
         let config = parse(&["--httpgetlisten", "[::1]:80", "--httpgetl=81"]).unwrap();
-        assert_eq!(config.listeners.len(), 2);
-        assert!(config.listeners.iter().all(|(_, s)| *s == Serves::HttpGet));
+        assert_eq!(config.sites[0].listeners.len(), 2);
+        assert!(
+            config.sites[0]
+                .listeners
+                .iter()
+                .all(|(_, s)| *s == Serves::HttpGet)
+        );
     }
 
     #[test]

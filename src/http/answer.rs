@@ -5,7 +5,9 @@ use super::conditional::{self, Verdict};
 use super::head::{Bad, Head, Method};
 use super::put::Receiving;
 use super::response::{DATE_LEN, Date, Reply};
-use super::{After, Site, Status, delete, get, put};
+use super::{After, Status, delete, get, put};
+use crate::device::{Line, Refusal as Refused, Ticket};
+use crate::site::Site;
 use crate::store::path::{Refusal, StorePath};
 use crate::sys::clock;
 use crate::sys::socket::Peer;
@@ -17,6 +19,8 @@ pub enum Outcome {
     Done(After),
     Send(Box<get::Sending>, After),
     Receive(Box<Receiving>),
+    /// Nothing was done: the request waits for a place in its device.
+    Wait(Line),
 }
 
 /// A reply in the making.
@@ -24,7 +28,10 @@ pub struct Answer<'a> {
     pub site: &'a Site,
     pub out: &'a mut Vec<u8>,
     pub keep_alive: bool,
+    /// The device that was entered.
+    pub line: Option<Line>,
     peer: &'a Peer,
+    ticket: &'a mut Ticket,
     date: &'a [u8; DATE_LEN],
     /// The client does not expect the end that `keep_alive` announces, or has
     /// more to say than we read.
@@ -35,6 +42,7 @@ impl<'a> Answer<'a> {
     pub fn new(
         site: &'a Site,
         peer: &'a Peer,
+        ticket: &'a mut Ticket,
         out: &'a mut Vec<u8>,
         date: &'a mut Date,
     ) -> Answer<'a> {
@@ -43,7 +51,9 @@ impl<'a> Answer<'a> {
             site,
             out,
             keep_alive: !draining,
+            line: None,
             peer,
+            ticket,
             date: date.at(clock::unix_seconds()),
             surprise: draining,
         }
@@ -73,15 +83,44 @@ impl<'a> Answer<'a> {
             Ok(path) => path,
             Err(refusal) => return self.refuse_path(head, refusal),
         };
+        if head.method == Method::Put
+            && let Err(refusal) = path.for_put()
+        {
+            return self.refuse_path(head, refusal);
+        }
+        if head.method == Method::Mkcol {
+            return self.bare(Status::BadRequest);
+        }
+        // The docroot itself is answered for without looking at it.
+        if !path.is_root() {
+            match self.enter(&path) {
+                Ok(()) => {}
+                Err(Refused::Wait(line)) => return Outcome::Wait(line),
+                Err(refused) => return self.refuse_device(head.method, &path, refused),
+            }
+        }
         match head.method {
             Method::Get | Method::Head => get::answer(head, &path, self),
             Method::Delete => delete::answer(head, &path, self),
+            Method::Put => put::begin(head, &path, arrived, self),
             Method::Mkcol => self.bare(Status::BadRequest),
-            Method::Put => match path.for_put() {
-                Ok(()) => put::begin(head, &path, arrived, self),
-                Err(refusal) => self.refuse_path(head, refusal),
-            },
         }
+    }
+
+    fn enter(&mut self, path: &StorePath) -> Result<(), Refused> {
+        let site = self.site;
+        let line = self.ticket.enter(&site.devices, site.nr, path.device())?;
+        self.line = Some(line);
+        Ok(())
+    }
+
+    /// No place in the device, now or ever.
+    fn refuse_device(&mut self, method: Method, path: &StorePath, refused: Refused) -> Outcome {
+        self.note(method, path, refused.why());
+        if method == Method::Put {
+            return self.refuse_body(Status::Unavailable);
+        }
+        self.bare(Status::Unavailable)
     }
 
     /// Whether a condition of the request (If-Match and the like) forbids to
@@ -232,7 +271,10 @@ pub fn status_of(e: &io::Error) -> Status {
         libc::EACCES | libc::EPERM | libc::EXDEV | libc::ELOOP => Status::Forbidden,
         libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::ERANGE => Status::InsufficientStorage,
         // EAGAIN: others rename faster than a path can be resolved.
-        libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN => Status::Unavailable,
+        // EROFS: the disk has been remounted after an error, or is about to go.
+        libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN | libc::EROFS => {
+            Status::Unavailable
+        }
         _ => Status::InternalError,
     }
 }

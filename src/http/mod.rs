@@ -13,15 +13,16 @@ pub mod response;
 pub mod status;
 
 mod answer;
+mod line;
 mod turn;
 
 pub use answer::{Answer, Outcome};
 pub use status::Status;
 
 use crate::buffer::{Desk, Rest};
-use crate::config::Timeouts;
+use crate::device::{Line, Ticket};
 use crate::queue::Next;
-use crate::store::Store;
+use crate::site::Site;
 use crate::sys::clock::Tick;
 use crate::sys::socket::{self, Peer};
 use body::Body;
@@ -30,7 +31,6 @@ use head::{Framing, Head, Method};
 use put::Receiving;
 use response::Date;
 use std::os::fd::BorrowedFd;
-use std::sync::OnceLock;
 use turn::Account;
 
 /// The body of a GET, HEAD, DELETE or MKCOL, which means nothing, is swallowed
@@ -44,39 +44,14 @@ const LINGER_MS: u32 = 5000;
 /// The same while the worker stops and waits for idle clients.
 const LINGER_STOP_MS: u32 = 2000;
 
-/// What all conversations of a worker share.
-pub struct Site {
-    pub store: Store,
-    pub timeouts: Timeouts,
-    /// Since then replies say `Connection: close`: this worker is stopping.
-    draining: OnceLock<Tick>,
-}
-
-impl Site {
-    pub fn new(store: Store, timeouts: Timeouts) -> Site {
-        Site {
-            store,
-            timeouts,
-            draining: OnceLock::new(),
-        }
-    }
-
-    /// From now on each reply is its connection's last.
-    pub fn drain(&self) {
-        self.draining.get_or_init(Tick::now);
-    }
-
-    pub fn is_draining(&self) -> bool {
-        self.draining.get().is_some()
-    }
-}
-
 /// What a consumer lends to a conversation for its turn.
 pub struct Visit<'a> {
     pub socket: BorrowedFd<'a>,
     pub peer: &'a Peer,
     pub read_only: bool,
     pub site: &'a Site,
+    /// What the client holds of the devices.
+    pub ticket: &'a mut Ticket,
     pub desk: &'a mut Desk,
     pub date: &'a mut Date,
 }
@@ -115,6 +90,8 @@ struct Swallowing {
     head: Box<[u8]>,
     body: Body,
     swallowed: u64,
+    /// No more of it will be swallowed; whether some is left.
+    over: Option<bool>,
 }
 
 /// What a parked conversation waits for, and so how long it may.
@@ -125,6 +102,8 @@ pub enum Waits {
     Body,
     Send,
     Linger,
+    /// For a place in its device; the line has a deadline of its own.
+    Device,
     /// For a consumer to close it.
     Consumer,
 }
@@ -133,6 +112,11 @@ pub enum Waits {
 pub struct Conversation {
     phase: Phase,
     rest: Option<Box<Rest>>,
+    /// The device of the transfer that is under way, or of the request that
+    /// waits for one.
+    line: Option<Line>,
+    /// It waits in that line.
+    in_line: bool,
     /// When what it waits for began, or last made progress.
     since: Tick,
 }
@@ -149,6 +133,8 @@ impl Conversation {
         Conversation {
             phase: Phase::Head,
             rest: None,
+            line: None,
+            in_line: false,
             since: Tick::now(),
         }
     }
@@ -156,6 +142,7 @@ impl Conversation {
     /// What it waits for while it is parked.
     pub fn waits(&self) -> Waits {
         match &self.phase {
+            _ if self.in_line => Waits::Device,
             Phase::Lingering => Waits::Linger,
             Phase::Over(_) => Waits::Consumer,
             Phase::Sending(..) | Phase::Ending(_) => Waits::Send,
@@ -168,6 +155,7 @@ impl Conversation {
 
     /// One turn: serve what is there, say what to wait for.
     pub fn step(&mut self, visit: &mut Visit<'_>) -> Next {
+        self.in_line = false;
         let before = self.waits();
         if let Some(rest) = self.rest.take() {
             visit.desk.lay(*rest);
@@ -178,6 +166,7 @@ impl Conversation {
         if next == Next::Close {
             return next;
         }
+        self.in_line = next == Next::Detach;
         if let Phase::Receiving(receiving) = &mut self.phase {
             receiving.upload.park();
         }
@@ -185,6 +174,11 @@ impl Conversation {
             self.since = Tick::now();
         }
         next
+    }
+
+    /// The line that it waits in, after [`Next::Detach`].
+    pub fn line(&self) -> Option<Line> {
+        self.line.filter(|_| self.in_line)
     }
 
     /// The sweeper's question about a parked conversation: may it stay? Says
@@ -200,7 +194,7 @@ impl Conversation {
         let limit = |limit: std::time::Duration| limit.as_millis() as u32;
         match self.waits() {
             Waits::Request => {
-                let stopping = site.draining.get().map(|begun| now.since(*begun));
+                let stopping = site.draining_for(now);
                 let over = match stopping {
                     None => waited >= limit(site.timeouts.idle),
                     // The grace begins with the stop, for who was idle before.
@@ -219,7 +213,8 @@ impl Conversation {
                 // Best effort: the socket has room for it, or nobody reads.
                 let mut out = Vec::new();
                 let mut date = Date::new();
-                let _ = Answer::new(site, peer, &mut out, &mut date).time_out();
+                let mut ticket = Ticket::default();
+                let _ = Answer::new(site, peer, &mut ticket, &mut out, &mut date).time_out();
                 let _ = socket::send(socket, &out, false);
                 false
             }
@@ -237,7 +232,8 @@ impl Conversation {
             }
             Waits::Linger if site.is_draining() => waited < LINGER_STOP_MS,
             Waits::Linger => waited < LINGER_MS,
-            Waits::Head | Waits::Body | Waits::Send | Waits::Consumer => true,
+            Waits::Head | Waits::Body | Waits::Send => true,
+            Waits::Device | Waits::Consumer => true,
         }
     }
 
@@ -281,6 +277,7 @@ impl Swallowing {
             head: bytes.into(),
             body: Body::new(&head.framing, false),
             swallowed: 0,
+            over: None,
         })
     }
 }

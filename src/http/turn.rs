@@ -7,6 +7,7 @@ use super::head::{self, Framing, Method, Parse};
 use super::put::Fed;
 use super::{After, Conversation, MAX_SWALLOW, Phase, Swallowing, Visit};
 use crate::buffer::{BODY_READ, MAX_INBOX, OUTBOX_FULL, Received};
+use crate::device::{Line, Refusal};
 use crate::queue::{Next, Wait};
 use crate::sys::clock::Tick;
 use crate::sys::socket;
@@ -20,7 +21,7 @@ const TURN_REPLIES: u32 = 64;
 const TURN_RECEIVES: usize = 1024 * 1024;
 
 /// What one step of a turn came to.
-enum Step {
+pub(super) enum Step {
     On,
     Turn(Next),
 }
@@ -46,6 +47,12 @@ impl Conversation {
             Ok(false) => return Next::Rearm(Wait::Write),
             Err(e) => return self.gone(visit, &e),
         }
+        if let Err(refused) = self.enter_again(visit) {
+            return match refused {
+                Refusal::Wait(_) => Next::Detach,
+                refused => self.give_up(visit, account, refused),
+            };
+        }
         loop {
             let step = match &mut self.phase {
                 Phase::Head => self.head(visit, account),
@@ -70,14 +77,18 @@ impl Conversation {
     }
 
     /// The client has gone, and this is how.
-    fn gone(&mut self, visit: &Visit<'_>, how: &dyn Display) -> Next {
+    pub(super) fn gone(&mut self, visit: &Visit<'_>, how: &dyn Display) -> Next {
         if let Phase::Receiving(receiving) = &self.phase {
             receiving.epitaph(visit.peer, how);
         }
         Next::Close
     }
 
-    fn flush(&mut self, visit: &mut Visit<'_>, account: &mut Account) -> io::Result<bool> {
+    pub(super) fn flush(
+        &mut self,
+        visit: &mut Visit<'_>,
+        account: &mut Account,
+    ) -> io::Result<bool> {
         let outbox = &mut visit.desk.outbox;
         let waiting = outbox.len();
         if waiting == 0 {
@@ -140,60 +151,79 @@ impl Conversation {
                 let wait = if all { Wait::ReadWrite } else { Wait::Write };
                 return Ok(Step::Turn(Next::Rearm(wait)));
             }
-            if self.request(visit) {
-                account.replies += 1;
-                account.progress = true;
-                return Ok(Step::On);
+            match self.request(visit) {
+                Asked::Answered => {
+                    account.replies += 1;
+                    account.progress = true;
+                    return Ok(Step::On);
+                }
+                Asked::Waits(line) => return self.line_up(visit, account, line),
+                Asked::Partial => {}
             }
         }
         self.more(visit, account)
     }
 
-    /// Answers the request at the start of the inbox; false when its head has
-    /// not come to its end yet.
-    fn request(&mut self, visit: &mut Visit<'_>) -> bool {
+    /// Answers the request at the start of the inbox.
+    fn request(&mut self, visit: &mut Visit<'_>) -> Asked {
         let inbox = &mut visit.desk.inbox;
         let mut looked = inbox.looked;
         let parsed = head::parse(inbox.bytes(), &mut looked);
         let (consumed, outcome) = match parsed {
             Parse::Partial => {
                 inbox.looked = looked;
-                return false;
+                return Asked::Partial;
             }
             Parse::Invalid(bad) => {
-                let mut to =
-                    Answer::new(visit.site, visit.peer, visit.desk.outbox.buf(), visit.date);
+                let mut to = Answer::new(
+                    visit.site,
+                    visit.peer,
+                    visit.ticket,
+                    visit.desk.outbox.buf(),
+                    visit.date,
+                );
                 (0, to.refuse(bad))
             }
             Parse::Complete(head, consumed) => {
                 if let Some(swallowing) = Swallowing::of(&head, &inbox.bytes()[..consumed]) {
                     inbox.consume(consumed);
                     self.phase = Phase::Swallowing(Box::new(swallowing));
-                    return true;
+                    return Asked::Answered;
                 }
                 let arrived = (inbox.bytes().len() - consumed) as u64;
-                let mut to =
-                    Answer::new(visit.site, visit.peer, visit.desk.outbox.buf(), visit.date);
+                let mut to = Answer::new(
+                    visit.site,
+                    visit.peer,
+                    visit.ticket,
+                    visit.desk.outbox.buf(),
+                    visit.date,
+                );
                 let has_body = head.method != Method::Put
                     && !matches!(head.framing, Framing::None | Framing::Length(0));
-                (
-                    consumed,
-                    to.request(&head, visit.read_only, arrived, has_body),
-                )
+                let outcome = to.request(&head, visit.read_only, arrived, has_body);
+                if let Outcome::Wait(line) = outcome {
+                    // What was found of it is found again.
+                    inbox.looked = looked;
+                    return Asked::Waits(line);
+                }
+                self.line = to.line;
+                (consumed, outcome)
             }
         };
         inbox.consume(consumed);
         self.follow(outcome);
-        true
+        Asked::Answered
     }
 
     /// Goes where an outcome leads.
-    fn follow(&mut self, outcome: Outcome) {
+    pub(super) fn follow(&mut self, outcome: Outcome) {
         self.phase = match outcome {
             Outcome::Done(After::Request) => Phase::Head,
             Outcome::Done(after) => Phase::Ending(after),
             Outcome::Send(sending, after) => Phase::Sending(sending, after),
             Outcome::Receive(receiving) => Phase::Receiving(receiving),
+            // Its caller knows better.
+            Outcome::Wait(_) => return,
         };
     }
 
@@ -203,13 +233,19 @@ impl Conversation {
             return Ok(Step::On);
         };
         let inbox = &mut visit.desk.inbox;
-        while !inbox.is_empty() {
+        while !inbox.is_empty() && swallowing.over.is_none() {
             account.progress = true;
-            let mut to = Answer::new(visit.site, visit.peer, visit.desk.outbox.buf(), visit.date);
             let piece = match swallowing.body.take(inbox.bytes()) {
                 Ok(piece) => piece,
                 Err(bad) => {
-                    let outcome = to.refuse(bad);
+                    let outcome = Answer::new(
+                        visit.site,
+                        visit.peer,
+                        visit.ticket,
+                        visit.desk.outbox.buf(),
+                        visit.date,
+                    )
+                    .refuse(bad);
                     self.follow(outcome);
                     return Ok(Step::On);
                 }
@@ -218,18 +254,30 @@ impl Conversation {
             swallowing.swallowed += piece.consumed as u64;
             let too_long = swallowing.swallowed > MAX_SWALLOW;
             if piece.done || too_long {
-                let outcome = match head::parse(&swallowing.head, &mut 0) {
-                    Parse::Complete(head, _) => {
-                        to.request(&head, visit.read_only, 0, too_long && !piece.done)
-                    }
-                    // It was complete before, and has not changed.
-                    Parse::Partial | Parse::Invalid(_) => Outcome::Done(After::Close),
-                };
-                self.follow(outcome);
-                return Ok(Step::On);
+                swallowing.over = Some(!piece.done);
             }
         }
-        self.more(visit, account)
+        let Some(body_left) = swallowing.over else {
+            return self.more(visit, account);
+        };
+        let mut to = Answer::new(
+            visit.site,
+            visit.peer,
+            visit.ticket,
+            visit.desk.outbox.buf(),
+            visit.date,
+        );
+        let outcome = match head::parse(&swallowing.head, &mut 0) {
+            Parse::Complete(head, _) => to.request(&head, visit.read_only, 0, body_left),
+            // It was complete before, and has not changed.
+            Parse::Partial | Parse::Invalid(_) => Outcome::Done(After::Close),
+        };
+        if let Outcome::Wait(line) = outcome {
+            return self.line_up(visit, account, line);
+        }
+        self.line = to.line;
+        self.follow(outcome);
+        Ok(Step::On)
     }
 
     /// A step of [`Phase::Receiving`].
@@ -257,7 +305,13 @@ impl Conversation {
         let Phase::Receiving(receiving) = std::mem::replace(&mut self.phase, Phase::Head) else {
             return Ok(Step::On);
         };
-        let mut to = Answer::new(visit.site, visit.peer, visit.desk.outbox.buf(), visit.date);
+        let mut to = Answer::new(
+            visit.site,
+            visit.peer,
+            visit.ticket,
+            visit.desk.outbox.buf(),
+            visit.date,
+        );
         let outcome = match fed {
             Fed::Complete(n) => {
                 visit.desk.inbox.consume(n);
@@ -334,6 +388,15 @@ impl Conversation {
         }
         self.more(visit, account)
     }
+}
+
+/// What asking for an answer came to.
+enum Asked {
+    Answered,
+    /// The head has not come to its end yet.
+    Partial,
+    /// Nothing was done.
+    Waits(Line),
 }
 
 /// What asking for input came to.

@@ -21,6 +21,13 @@ const LONGEST_DELAY: Duration = Duration::from_secs(30);
 /// A worker whose housekeeper did not tick for so long hangs. Milliseconds.
 const SILENT_MS: u64 = 30_000;
 
+/// An elected worker that made no progress for so long shall be replaced; its
+/// rounds take 100 ms, and none of them waits for a disk. Milliseconds.
+const LEADER_SILENT_MS: u64 = 5_000;
+
+/// And if it does not resign within this, its process is killed.
+const RESIGNS_WITHIN: Duration = Duration::from_secs(2);
+
 /// A round of the master's loop that took longer than this was a pause of the
 /// master itself (SIGSTOP, a suspended machine): nobody is judged by it.
 const PAUSED: Duration = Duration::from_secs(10);
@@ -33,6 +40,15 @@ struct Worker {
     is_ready: bool,
     /// It was sent SIGKILL; inside a dead disk's call it lives on.
     is_killed: bool,
+}
+
+impl Worker {
+    fn kill(&mut self, nr: usize, why: std::fmt::Arguments<'_>) {
+        log::error!("worker {nr}, pid {}, {why}: SIGKILL", self.pid);
+        self.is_killed = true;
+        // ESRCH: it has ended meanwhile.
+        let _ = process::kill(self.pid);
+    }
 }
 
 /// A worker's place in the table.
@@ -52,6 +68,10 @@ pub struct Children {
     looked: Instant,
     /// The master has been awake since.
     awake: Instant,
+    is_surveyed: bool,
+    is_shut_down: bool,
+    /// The elected process that was asked to resign, and when.
+    asked: Option<(u32, Instant)>,
 }
 
 /// The child's side of a fork, before it has settled.
@@ -67,6 +87,9 @@ impl Children {
             scoreboard,
             looked: Instant::now(),
             awake: Instant::now(),
+            is_surveyed: false,
+            is_shut_down: false,
+            asked: None,
         }
     }
 
@@ -153,11 +176,27 @@ impl Children {
         };
         // Its end, and errors, are told by its death.
         while let Ok(Some(message)) = worker.channel.receive() {
-            if message == Message::Ready && !worker.is_ready {
-                worker.is_ready = true;
-                log::info!("worker {nr} is ready, pid {}", worker.pid);
+            match message {
+                Message::Ready if !worker.is_ready => {
+                    worker.is_ready = true;
+                    log::info!("worker {nr} is ready, pid {}", worker.pid);
+                }
+                Message::Surveyed => self.is_surveyed = true,
+                Message::Shutdown => self.is_shut_down = true,
+                // These are ours to say.
+                Message::Ready | Message::Quit { .. } | Message::Fast | Message::Resign => {}
             }
         }
+    }
+
+    /// Whether an elected worker has looked at every device once.
+    pub fn is_surveyed(&self) -> bool {
+        self.is_surveyed
+    }
+
+    /// Whether a client of the sidechannel has asked for the end.
+    pub fn is_shut_down(&self) -> bool {
+        self.is_shut_down
     }
 
     /// Takes leave of all who have died. Returns one that never got ready.
@@ -248,13 +287,50 @@ impl Children {
             };
             let silent = self.scoreboard.slot(nr).silent_for().min(awake);
             if silent >= SILENT_MS {
+                worker.kill(nr, format_args!("did not tick for {silent} ms"));
+            }
+        }
+        self.replace_silent_leader(awake);
+    }
+
+    /// An elected worker that makes no progress is asked to leave that to
+    /// another; one that does not hear has its process killed, since the kernel
+    /// gives the lease to the next one then.
+    fn replace_silent_leader(&mut self, awake: u64) {
+        let leader = self
+            .scoreboard
+            .leader()
+            .filter(|leader| leader.silent_for.min(awake) >= LEADER_SILENT_MS);
+        let Some(leader) = leader else {
+            self.asked = None;
+            return;
+        };
+        let (nr, pid) = (leader.worker, leader.pid);
+        let place = self.places.get_mut(nr);
+        let Some(worker) = place
+            .and_then(|place| place.worker.as_mut())
+            .filter(|worker| worker.pid as u32 == pid && !worker.is_killed)
+        else {
+            return;
+        };
+        match self.asked {
+            Some((asked, since)) if asked == pid => {
+                if since.elapsed() >= RESIGNS_WITHIN {
+                    worker.kill(
+                        nr,
+                        format_args!("is elected, makes no progress, and did not resign"),
+                    );
+                }
+            }
+            _ => {
                 log::error!(
-                    "worker {nr}, pid {}, did not tick for {silent} ms: SIGKILL",
-                    worker.pid
+                    "worker {nr}, pid {pid}, is elected and has made no progress for {} ms: \
+                     another shall be",
+                    leader.silent_for
                 );
-                worker.is_killed = true;
-                // ESRCH: it has ended meanwhile.
-                let _ = process::kill(worker.pid);
+                // EPIPE, EAGAIN: then it will not resign, and be killed.
+                let _ = worker.channel.send(Message::Resign);
+                self.asked = Some((pid, Instant::now()));
             }
         }
     }

@@ -3,19 +3,20 @@
 //! thing.
 
 pub mod children;
+mod run;
 
 use crate::config::Config;
 use crate::listener::{Address, Listener};
 use crate::scoreboard::Scoreboard;
 use crate::sys::signal::{Inbox, Mask, Signal};
 use crate::sys::{process, socket, watch};
-use crate::worker::{self, Start};
+use crate::worker::{self, Door, Start};
 use children::{Children, Heir};
 use mio::{Events, Poll, Token};
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Tokens below this are the channels of the workers of that number.
@@ -23,6 +24,10 @@ const SIGNALS: Token = Token(crate::scoreboard::MAX_WORKERS);
 
 /// Heartbeats are looked at in this interval.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// "Ready" is said when the elected worker has looked at every device once: it
+/// waits this long for those that hang, and so do we for it.
+const SURVEYED_WITHIN: Duration = Duration::from_secs(4);
 
 /// After the word to stop at once: then SIGKILL.
 const KILL_AFTER: Duration = Duration::from_secs(1);
@@ -64,39 +69,54 @@ struct Master {
     poll: Poll,
     signals: Inbox,
     stopping: Stopping,
-    /// All workers of the start have been ready once.
+    /// All workers of the start have been ready once, and it was said.
     started: bool,
+    /// They have been since then.
+    ready_since: Option<Instant>,
     consumers: usize,
     umask: u32,
+    /// Where the lock files are.
+    run: PathBuf,
 }
 
 /// Runs until it is told to stop.
 pub fn run(config: Config) -> Result<(), Failure> {
     let solo = process::Solo::prove().map_err(failed("at start"))?;
     let umask = process::umask(&solo);
-    let docroot = config.docroot.display();
-    // Opened for the error alone: each worker opens its own.
-    drop(
-        crate::sys::file::open_root(&config.docroot)
-            .map_err(failed(format_args!("--docroot={docroot}")))?,
-    );
+    let mut docroots = Vec::new();
+    for site in &config.sites {
+        // Opened for the error alone: each worker opens its own.
+        let root = crate::sys::file::open_root(&site.docroot)
+            .map_err(failed(format_args!("--docroot={}", site.docroot.display())))?;
+        docroots.push(root);
+    }
+    let run = run::folder(&config, &docroots[0])?;
+    drop(docroots);
     raise_descriptor_limit(&config);
+    let scoreboard = Scoreboard::new().map_err(failed("the scoreboard's memory"))?;
+    let devices: usize = config
+        .sites
+        .iter()
+        .enumerate()
+        .map(|(nr, site)| crate::health::survey(nr, &site.docroot, &scoreboard))
+        .sum();
     let threads = config
         .threads
-        .unwrap_or_else(|| (10 * devices(&config.docroot)).clamp(10, 100));
+        .unwrap_or_else(|| (10 * devices.max(1)).clamp(10, 100));
     let mut listeners = Vec::new();
-    for (address, serves) in &config.listeners {
-        let listener = Listener::bind(address, *serves)
-            .map_err(failed(format_args!("cannot listen on {address}")))?;
-        log::info!("listening on {serves} {}", listener.address);
-        listeners.push(listener);
+    for (nr, site) in config.sites.iter().enumerate() {
+        for (address, serves) in &site.listeners {
+            let listener = Listener::bind(address, *serves, nr)
+                .map_err(failed(format_args!("cannot listen on {address}")))?;
+            log::info!("listening on {serves} {}", listener.address);
+            listeners.push(listener);
+        }
     }
     let poll = Poll::new().map_err(failed("the master's loop"))?;
     let signals = Inbox::open().map_err(failed("signal handlers"))?;
     watch::readable(poll.registry(), signals.as_fd(), SIGNALS).map_err(failed("signals"))?;
     // Whoever started us may have blocked some.
     Mask::none().apply();
-    let scoreboard = Scoreboard::new().map_err(failed("the scoreboard's memory"))?;
     let mut master = Master {
         children: Children::new(config.workers, scoreboard.clone()),
         consumers: threads.div_ceil(config.workers),
@@ -107,7 +127,9 @@ pub fn run(config: Config) -> Result<(), Failure> {
         signals,
         stopping: Stopping::No,
         started: false,
+        ready_since: None,
         umask,
+        run,
     };
     let ended = master.mind();
     for listener in &master.listeners {
@@ -136,6 +158,10 @@ impl Master {
                     Token(nr) => self.children.listen(nr),
                 }
             }
+            if self.children.is_shut_down() && self.stopping == Stopping::No {
+                log::info!("the sidechannel says: shutdown");
+                self.obey(Signal::Quit);
+            }
             self.greet();
             let told: Vec<Signal> = self.signals.take().collect();
             for signal in told {
@@ -162,7 +188,17 @@ impl Master {
     }
 
     fn greet(&mut self) {
-        if !self.started && self.children.are_all_ready() {
+        if self.started || !self.children.are_all_ready() {
+            return;
+        }
+        let since = *self.ready_since.get_or_insert_with(Instant::now);
+        let surveyed = self.children.is_surveyed();
+        if surveyed || since.elapsed() >= SURVEYED_WITHIN {
+            if !surveyed {
+                log::warn!(
+                    "the devices were not all looked at within {SURVEYED_WITHIN:?}: serving without"
+                );
+            }
             self.started = true;
             log::info!("ready with {} workers", self.config.workers);
         }
@@ -260,7 +296,15 @@ impl Master {
             Ok((channel, signals)) => worker::run(Start {
                 nr,
                 config: self.config.clone(),
-                listeners: listeners.into_iter().map(Listener::into_parts).collect(),
+                doors: listeners
+                    .into_iter()
+                    .map(|listener| Door {
+                        site: listener.site,
+                        serves: listener.serves,
+                        listener: listener.into_socket(),
+                    })
+                    .collect(),
+                run: self.run.clone(),
                 channel,
                 scoreboard: self.scoreboard.clone(),
                 consumers: self.consumers,
@@ -274,23 +318,6 @@ impl Master {
         };
         process::exit(code)
     }
-}
-
-/// Devices in the docroot: `dev` and a number, as MogileFS names them; one at
-/// least.
-fn devices(docroot: &Path) -> usize {
-    let is_device = |name: &std::ffi::OsStr| {
-        name.to_str()
-            .and_then(|name| name.strip_prefix("dev"))
-            .is_some_and(|nr| !nr.is_empty() && nr.bytes().all(|b| b.is_ascii_digit()))
-    };
-    std::fs::read_dir(docroot)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| is_device(&entry.file_name()))
-        .count()
-        .max(1)
 }
 
 /// Two descriptors a connection, and some for the worker itself; root raises

@@ -11,6 +11,8 @@ pub const MAX_PATH: usize = 1024;
 pub const MAX_SEGMENT: usize = 255;
 /// Where uploads grow, directly below each device. It is ours: no client names it.
 pub const TEMP_DIR: &[u8] = b".rmogstored-tmp";
+/// Where lock files may be, directly below the docroot. It is ours as well.
+pub const RUN_DIR: &[u8] = b".rmogstored-run";
 
 /// Why a target is not a path here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,7 +218,8 @@ fn check(segment: &[u8], place: usize) -> Result<(), Refusal> {
     if segment.len() > MAX_SEGMENT {
         return Err(Refusal::TooLong);
     }
-    if segment.iter().any(u8::is_ascii_control) || (place == 1 && segment == TEMP_DIR) {
+    let is_ours = matches!((place, segment), (0, RUN_DIR) | (1, TEMP_DIR));
+    if segment.iter().any(u8::is_ascii_control) || is_ours {
         return Err(Refusal::Invalid);
     }
     Ok(())

@@ -214,6 +214,8 @@ pub enum Kind {
 pub struct Facts {
     pub kind: Kind,
     pub size: u64,
+    /// The filesystem (st_dev), and the file in it.
+    pub device: u64,
     pub inode: u64,
     /// The filesystem that it is on (st_dev).
     pub device: u64,
@@ -238,6 +240,7 @@ pub fn facts(fd: BorrowedFd<'_>) -> io::Result<Facts> {
             _ => Kind::Other,
         },
         size: stat.st_size as u64,
+        device: stat.st_dev as u64,
         inode: stat.st_ino as u64,
         device: stat.st_dev as u64,
         mode: u32::from(stat.st_mode & 0o7777),

@@ -234,6 +234,12 @@ pub fn umask(_proof: &Solo) -> u32 {
     }
 }
 
+/// The user whose rights this process has.
+pub fn user() -> u32 {
+    // SAFETY: no pointers; it cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 /// Names the calling thread, as `ps -L` and `top -H` show it; 15 bytes.
 #[cfg(target_os = "linux")]
 pub fn name_thread(name: &CStr) {

@@ -60,27 +60,40 @@ pub struct Acceptor {
     thread: JoinHandle<()>,
 }
 
+/// A listener of this process.
+pub struct Door {
+    pub listener: OwnedFd,
+    /// The number of its site.
+    pub site: usize,
+    pub serves: Serves,
+}
+
 /// What an acceptor works with.
 struct Work {
     listener: Arc<OwnedFd>,
     shared: Arc<Shared>,
+    site: usize,
     serves: Serves,
     gate: Arc<Gate>,
     queue: Arc<Queue<Connection>>,
 }
 
 impl Acceptor {
-    /// Starts the thread. `listener` is blocking, and is nobody else's in this
+    /// Starts the thread. The listener is blocking, and is nobody else's in this
     /// process. All wait at `ready` before they accept: a worker that says so
     /// takes its part from then on.
     pub fn start(
         nr: usize,
-        listener: OwnedFd,
-        serves: Serves,
+        door: Door,
         gate: &Arc<Gate>,
         queue: &Arc<Queue<Connection>>,
         ready: &Arc<Barrier>,
     ) -> io::Result<Acceptor> {
+        let Door {
+            listener,
+            site,
+            serves,
+        } = door;
         let listener = Arc::new(listener);
         let shared = Arc::new(Shared {
             order: AtomicU8::new(Order::Accept as u8),
@@ -89,6 +102,7 @@ impl Acceptor {
         let work = Work {
             listener: Arc::clone(&listener),
             shared: Arc::clone(&shared),
+            site,
             serves,
             gate: Arc::clone(gate),
             queue: Arc::clone(queue),
@@ -220,11 +234,11 @@ impl Work {
     }
 
     fn welcome(&self, socket: OwnedFd, peer: socket::Peer) {
-        let read_only = self.serves == Serves::HttpGet;
         // At saturation a connection has waited in the listen queue, and its
         // request with it; who is silent now may stay so.
         let place = self.gate.enter(socket::has_input(socket.as_fd()));
-        let client: Box<Connection> = Box::new(Client::new(socket, peer, read_only, place));
+        let client: Box<Connection> =
+            Box::new(Client::new(socket, peer, self.site, self.serves, place));
         if let Err((client, e)) = self.queue.add(client) {
             crate::log::client(format_args!(
                 "{} was closed: epoll_ctl: {e}; see fs.epoll.max_user_watches",

@@ -4,15 +4,18 @@
 use super::Connection;
 use super::gate::Gate;
 use crate::buffer::Desk;
-use crate::http::Site;
+use crate::client::Detached;
+use crate::device::Devices;
 use crate::http::response::Date;
-use crate::queue::{Next, Queue};
+use crate::queue::{Next, Queue, Turn};
+use crate::site::Site;
 use crate::sys::clock;
 use crate::sys::process;
 use crate::sys::signal::Mask;
 use std::ffi::CString;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -62,53 +65,142 @@ impl Pace {
 pub struct Work {
     pub queue: Arc<Queue<Connection>>,
     pub gate: Arc<Gate>,
-    pub site: Arc<Site>,
+    pub devices: Arc<Devices>,
+    pub sites: Arc<[Site]>,
+}
+
+impl Work {
+    /// Tells parked clients what their devices' lines have for them.
+    pub fn deliver_calls(&self) {
+        for (token, call) in self.devices.calls() {
+            self.queue.call(token, |client| client.receive(call));
+        }
+    }
+
+    /// One turn of a client, and what it asks for.
+    pub fn serve(&self, mut turn: Turn<Connection>, desk: &mut Desk, date: &mut Date) {
+        let site = &self.sites[turn.site()];
+        let next = turn.step(site, desk, date);
+        match next {
+            // It keeps its pass: what it drops may be on a disk.
+            Next::Close => self.queue.close(turn),
+            Next::Rearm(wait) => {
+                turn.ticket().leave();
+                if let Err(e) = self.queue.rearm(turn, wait) {
+                    log::error!("a client was closed: arming it again: {e}");
+                }
+            }
+            Next::Detach => {
+                turn.ticket().leave();
+                match turn.detached() {
+                    Some(Detached::Line(line)) => {
+                        let token = self.queue.park(turn);
+                        self.devices.line_up(line, token);
+                    }
+                    Some(Detached::Watch | Detached::Fsck(_)) | None => self.queue.close(turn),
+                }
+            }
+        }
+        self.deliver_calls();
+    }
+}
+
+/// How many consumers there are, and shall be.
+#[derive(Default)]
+struct Size {
+    wanted: AtomicUsize,
+    running: AtomicUsize,
+}
+
+impl Size {
+    /// Whether a consumer that asks is one too many: then it must leave.
+    fn is_surplus(&self) -> bool {
+        let wanted = self.wanted.load(Ordering::Relaxed);
+        self.running
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |running| {
+                running.checked_sub(1).filter(|left| *left >= wanted)
+            })
+            .is_ok()
+    }
 }
 
 /// The consumers of one worker.
 pub struct Pool {
+    work: Work,
+    size: Arc<Size>,
     threads: Vec<JoinHandle<()>>,
+    /// The next one's number, for its name.
+    next: usize,
 }
 
 impl Pool {
     /// Starts `wanted` consumers; fewer, with a warning, where the system has
     /// no more threads to give (EAGAIN: RLIMIT_NPROC, pids of a cgroup).
     pub fn start(wanted: usize, work: &Work) -> io::Result<Pool> {
-        let mut threads = Vec::with_capacity(wanted);
-        for nr in 0..wanted {
-            let work = work.clone();
-            let started = std::thread::Builder::new().spawn(move || {
-                if let Ok(name) = CString::new(format!("con:{nr}")) {
-                    process::name_thread(&name);
+        let mut pool = Pool {
+            work: work.clone(),
+            size: Arc::default(),
+            threads: Vec::with_capacity(wanted),
+            next: 0,
+        };
+        pool.resize(wanted)?;
+        Ok(pool)
+    }
+
+    /// Makes it so many consumers, one at least. More start at once; who is one
+    /// too many leaves when it has served somebody.
+    pub fn resize(&mut self, wanted: usize) -> io::Result<()> {
+        let wanted = wanted.max(1);
+        self.size.wanted.store(wanted, Ordering::Relaxed);
+        self.threads.retain(|thread| !thread.is_finished());
+        while self.len() < wanted {
+            self.size.running.fetch_add(1, Ordering::AcqRel);
+            if let Err(e) = self.add() {
+                self.size.running.fetch_sub(1, Ordering::AcqRel);
+                if self.is_empty() {
+                    return Err(e);
                 }
-                Mask::all().apply();
-                run(&work);
-            });
-            match started {
-                Ok(thread) => threads.push(thread),
-                Err(e) if threads.is_empty() => return Err(e),
-                Err(e) => {
-                    log::warn!("only {nr} of {wanted} consumers: pthread_create: {e}");
-                    break;
-                }
+                let running = self.len();
+                log::warn!("only {running} of {wanted} consumers: pthread_create: {e}");
+                self.size.wanted.store(running, Ordering::Relaxed);
             }
         }
-        Ok(Pool { threads })
+        Ok(())
+    }
+
+    fn add(&mut self) -> io::Result<()> {
+        let (work, size, nr) = (self.work.clone(), Arc::clone(&self.size), self.next);
+        let thread = std::thread::Builder::new().spawn(move || {
+            if let Ok(name) = CString::new(format!("con:{nr}")) {
+                process::name_thread(&name);
+            }
+            Mask::all().apply();
+            run(&work, &size);
+        })?;
+        self.next += 1;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Consumers that there shall be.
+    pub fn wanted(&self) -> usize {
+        self.size.wanted.load(Ordering::Relaxed)
     }
 
     /// Consumers that run.
     pub fn len(&self) -> usize {
-        self.threads.len()
+        self.size.running.load(Ordering::Acquire)
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.threads.is_empty()
+        self.len() == 0
     }
 
     /// Poisons the queue and waits until the last consumer has left it. Parked
     /// clients stay where they are.
-    pub fn stop(self, queue: &Queue<Connection>) -> io::Result<()> {
+    pub fn stop(self) -> io::Result<()> {
+        let queue = &self.work.queue;
         queue.poison()?;
         for thread in self.threads {
             while !thread.is_finished() {
@@ -122,7 +214,7 @@ impl Pool {
     }
 }
 
-fn run(work: &Work) {
+fn run(work: &Work, size: &Size) {
     let mut desk = Desk::new();
     let mut date = Date::new();
     let mut pace = Pace::default();
@@ -138,15 +230,11 @@ fn run(work: &Work) {
         pace.turn();
         work.gate.begin();
         turn.place().served();
-        match turn.step(&work.site, &mut desk, &mut date) {
-            Next::Rearm(wait) => {
-                if let Err(e) = work.queue.rearm(turn, wait) {
-                    log::error!("a client was closed: arming it again: {e}");
-                }
-            }
-            Next::Close => work.queue.close(turn),
-        }
+        work.serve(turn, &mut desk, &mut date);
         work.gate.end();
+        if size.is_surplus() {
+            return;
+        }
         pace.rest();
     }
 }

@@ -48,7 +48,8 @@ pub enum Room {
 
 /// See the module.
 pub struct Gate {
-    consumers: usize,
+    /// Those that are not lost in a device that hangs.
+    consumers: AtomicUsize,
     /// Connections at most.
     share: usize,
     busy: AtomicUsize,
@@ -127,7 +128,7 @@ impl Gate {
     /// For a worker of so many consumers and at most so many connections.
     pub fn new(consumers: usize, share: usize) -> Arc<Gate> {
         Arc::new(Gate {
-            consumers,
+            consumers: AtomicUsize::new(consumers),
             share,
             busy: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
@@ -137,6 +138,12 @@ impl Gate {
             room: Condvar::new(),
             expired: AtomicU64::new(0),
         })
+    }
+
+    /// The pool has another size.
+    pub fn set_consumers(&self, consumers: usize) {
+        self.consumers.store(consumers, Ordering::Relaxed);
+        self.tell();
     }
 
     /// Waits until there is room for one more connection.
@@ -186,7 +193,8 @@ impl Gate {
             return Some(Room::Closed);
         }
         let work = self.busy.load(Ordering::SeqCst) + fresh.count(now >> SLICE_SHIFT);
-        let in_time = work < self.consumers || now - since >= LONGEST_WAIT_NS;
+        let in_time =
+            work < self.consumers.load(Ordering::Relaxed) || now - since >= LONGEST_WAIT_NS;
         (in_time && !self.is_full()).then_some(Room::Yes)
     }
 

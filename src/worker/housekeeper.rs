@@ -9,6 +9,7 @@ use crate::sys::watch;
 use mio::{Events, Poll, Token};
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const MASTER: Token = Token(0);
@@ -25,25 +26,38 @@ const TICKS_PER_TIMEOUT: u32 = 4;
 pub struct Housekeeper {
     poll: Poll,
     events: Events,
-    channel: Channel,
+    channel: Arc<Channel>,
     signals: Inbox,
+    /// The master wants the lease to go to another worker.
+    resign: bool,
     tick: Duration,
 }
 
 impl Housekeeper {
-    pub fn new(channel: Channel, signals: Inbox, timeouts: &Timeouts) -> io::Result<Housekeeper> {
+    pub fn new(
+        channel: Arc<Channel>,
+        signals: Inbox,
+        timeouts: &Timeouts,
+    ) -> io::Result<Housekeeper> {
         let poll = Poll::new()?;
         watch::readable(poll.registry(), channel.as_fd(), MASTER)?;
         watch::readable(poll.registry(), signals.as_fd(), SIGNALS)?;
-        let shortest = [timeouts.idle, timeouts.head, timeouts.body, timeouts.send]
-            .into_iter()
-            .min()
-            .unwrap_or(LONGEST_TICK);
+        let shortest = [
+            timeouts.idle,
+            timeouts.head,
+            timeouts.body,
+            timeouts.send,
+            timeouts.device,
+        ]
+        .into_iter()
+        .min()
+        .unwrap_or(LONGEST_TICK);
         Ok(Housekeeper {
             poll,
             events: Events::with_capacity(4),
             channel,
             signals,
+            resign: false,
             tick: (shortest / TICKS_PER_TIMEOUT).clamp(SHORTEST_TICK, LONGEST_TICK),
         })
     }
@@ -53,8 +67,14 @@ impl Housekeeper {
         self.channel.send(Message::Ready)
     }
 
+    /// Whether the master has asked this worker to resign as the elected one;
+    /// once for each time.
+    pub fn shall_resign(&mut self) -> bool {
+        std::mem::take(&mut self.resign)
+    }
+
     /// Keeps house until the word to stop comes.
-    pub fn wait_for_word(&mut self, mut keep_house: impl FnMut()) -> io::Result<Stop> {
+    pub fn wait_for_word(&mut self, mut keep_house: impl FnMut(&mut Self)) -> io::Result<Stop> {
         loop {
             let due = super::after(self.tick);
             loop {
@@ -69,7 +89,7 @@ impl Housekeeper {
                     break;
                 }
             }
-            keep_house();
+            keep_house(self);
         }
     }
 
@@ -134,7 +154,12 @@ impl Housekeeper {
             let stop = match self.channel.receive() {
                 Ok(Some(Message::Quit { last })) => Stop::Graceful { last },
                 Ok(Some(Message::Fast)) => Stop::Fast,
-                Ok(Some(Message::Ready)) => continue,
+                Ok(Some(Message::Resign)) => {
+                    self.resign = true;
+                    continue;
+                }
+                // These are ours to say.
+                Ok(Some(Message::Ready | Message::Shutdown | Message::Surveyed)) => continue,
                 Ok(None) => {
                     log::error!("the master has gone: this worker drains and ends");
                     watch::forget(self.poll.registry(), self.channel.as_fd())?;

@@ -8,20 +8,23 @@ pub mod housekeeper;
 use crate::channel::Channel;
 use crate::client::Client;
 use crate::config::Config;
-use crate::http::Site;
-use crate::listener::Serves;
+use crate::device::Devices;
 use crate::queue::Queue;
 use crate::scoreboard::{Scoreboard, State};
+use crate::site::Site;
 use crate::store::Store;
 use crate::store::upload::sweep;
+use crate::sys::clock::Tick;
 use crate::sys::signal::{self, Mask};
 use crate::sys::{process, socket};
 use acceptor::Acceptor;
+pub use acceptor::Door;
 use consumer::{Pool, Work};
 use gate::Gate;
 use housekeeper::Housekeeper;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
@@ -41,11 +44,17 @@ const PER_TURN: usize = 2;
 /// less harm than a connection that is not accepted.
 const TURNS: usize = 4;
 
+/// Consumers that hang in devices are replaced by this many times the
+/// configured number at most.
+const MOST_LOST: usize = 4;
+
 /// What the master gives to a new worker.
 pub struct Start {
     pub nr: usize,
     pub config: Config,
-    pub listeners: Vec<(OwnedFd, Serves)>,
+    pub doors: Vec<Door>,
+    /// Where the lock files are.
+    pub run: PathBuf,
     pub channel: Channel,
     pub scoreboard: Scoreboard,
     /// Consumers of this worker.
@@ -65,11 +74,11 @@ pub enum Stop {
 
 /// The threads of a worker, from start to stop.
 pub struct Crew {
-    queue: Arc<Queue<Connection>>,
-    gate: Arc<Gate>,
-    site: Arc<Site>,
+    work: Work,
     acceptors: Vec<Acceptor>,
     pool: Pool,
+    /// Consumers as configured, or as the sidechannel wants them.
+    consumers: usize,
     /// Takes the listeners' place when the acceptors are stopped.
     dead: Option<OwnedFd>,
 }
@@ -77,54 +86,81 @@ pub struct Crew {
 impl Crew {
     /// Starts consumers first, then acceptors: who is accepted is served.
     pub fn start(
-        site: Site,
-        listeners: Vec<(OwnedFd, Serves)>,
+        sites: Vec<Site>,
+        devices: Arc<Devices>,
+        doors: Vec<Door>,
         consumers: usize,
         connections: usize,
     ) -> io::Result<Crew> {
-        let queue = Arc::new(Queue::new()?);
-        let site = Arc::new(site);
-        let gate = Gate::new(consumers, connections);
         let work = Work {
-            queue: Arc::clone(&queue),
-            gate: Arc::clone(&gate),
-            site: Arc::clone(&site),
+            queue: Arc::new(Queue::new()?),
+            gate: Gate::new(consumers, connections),
+            devices,
+            sites: sites.into(),
         };
         let pool = Pool::start(consumers, &work)?;
-        let ready = Arc::new(Barrier::new(listeners.len() + 1));
-        let acceptors = listeners
+        let ready = Arc::new(Barrier::new(doors.len() + 1));
+        let acceptors = doors
             .into_iter()
             .enumerate()
-            .map(|(nr, (listener, serves))| {
-                Acceptor::start(nr, listener, serves, &gate, &queue, &ready)
-            })
+            .map(|(nr, door)| Acceptor::start(nr, door, &work.gate, &work.queue, &ready))
             .collect::<io::Result<_>>()?;
         ready.wait();
         Ok(Crew {
-            queue,
-            gate,
-            site,
+            work,
             acceptors,
             pool,
+            consumers,
             dead: None,
         })
     }
 
+    /// The sidechannel wants another number of consumers.
+    pub fn set_consumers(&mut self, consumers: usize) {
+        if self.consumers != consumers {
+            log::info!("{consumers} consumers instead of {}", self.consumers);
+            self.consumers = consumers;
+            self.work.devices.set_consumers(consumers);
+        }
+    }
+
+    /// Who hangs in a device is replaced until it comes back.
+    fn tend_pool(&mut self, now: Tick) {
+        let lost = self.work.devices.survey(now);
+        let wanted = self.consumers + lost.min(MOST_LOST * self.consumers);
+        if wanted != self.pool.wanted() {
+            self.work.gate.set_consumers(wanted);
+            if let Err(e) = self.pool.resize(wanted) {
+                log::error!("consumers: pthread_create: {e}");
+            }
+        }
+    }
+
     /// The sweep over parked clients: who has waited too long goes.
-    pub fn sweep(&self) {
-        let now = crate::sys::clock::Tick::now();
-        self.queue.retain(|client| client.may_stay(now, &self.site));
+    pub fn sweep(&mut self) {
+        let now = Tick::now();
+        self.tend_pool(now);
+        let sites = &self.work.sites;
+        // The longest of all sites: they have the same.
+        let wait = sites[0].timeouts.device;
+        self.work.devices.expire(now, wait);
+        self.work
+            .queue
+            .retain(|client| client.may_stay(now, &sites[client.site()]));
+        self.work.deliver_calls();
     }
 
     /// Connections, and busy consumers.
     pub fn load(&self) -> (usize, usize) {
-        self.gate.load()
+        self.work.gate.load()
     }
 
     /// The graceful stop begins: acceptors leave, replies are their
     /// connection's last. `last`: the listen queue is emptied first.
     pub fn begin_drain(&mut self, last: bool) -> io::Result<()> {
-        self.site.drain();
+        for site in self.work.sites.iter() {
+            site.drain();
+        }
         if !last && self.dead.is_none() {
             self.dead = Some(socket::dead()?);
         }
@@ -134,7 +170,7 @@ impl Crew {
                 None => acceptor.empty()?,
             }
         }
-        self.gate.close();
+        self.work.gate.close();
         Ok(())
     }
 
@@ -149,7 +185,7 @@ impl Crew {
         for acceptor in &self.acceptors {
             acceptor.kick();
         }
-        self.acceptors.is_empty() && self.queue.is_empty()
+        self.acceptors.is_empty() && self.work.queue.is_empty()
     }
 
     /// Stops the consumers; clients that are left are closed with the queue.
@@ -158,7 +194,7 @@ impl Crew {
         for acceptor in self.acceptors {
             acceptor.join();
         }
-        self.pool.stop(&self.queue)
+        self.pool.stop()
     }
 }
 
@@ -184,12 +220,34 @@ pub fn run(start: Start) -> i32 {
 
 fn live(start: Start) -> io::Result<()> {
     let named = |what: &'static str| move |e: io::Error| io::Error::other(format!("{what}: {e}"));
+    let config = &start.config;
     let slot = start.scoreboard.slot(start.nr);
-    let docroot = &start.config.docroot;
-    let store = Store::open(docroot, start.config.durability, start.umask)
-        .map_err(|e| io::Error::other(format!("docroot {}: {e}", docroot.display())))?;
-    let share = start.config.max_connections.div_ceil(start.config.workers);
-    let room = Room::find(start.listeners.len(), start.consumers)?;
+    let channel = Arc::new(start.channel);
+    let devices = Devices::new(
+        start.consumers,
+        config.sites.len(),
+        start.scoreboard.clone(),
+    );
+    let sites = config
+        .sites
+        .iter()
+        .enumerate()
+        .map(|(nr, site)| {
+            let docroot = &site.docroot;
+            let store = Store::open(docroot, config.durability, start.umask)
+                .map_err(|e| io::Error::other(format!("docroot {}: {e}", docroot.display())))?;
+            Ok(Site::new(
+                nr,
+                store,
+                config.timeouts,
+                Arc::clone(&devices),
+                start.scoreboard.clone(),
+                Arc::clone(&channel),
+            ))
+        })
+        .collect::<io::Result<Vec<_>>>()?;
+    let share = config.max_connections.div_ceil(config.workers);
+    let room = Room::find(sites.len() + start.doors.len(), start.consumers)?;
     let connections = share.min(room.connections());
     if connections < share {
         log::warn!(
@@ -197,23 +255,18 @@ fn live(start: Start) -> io::Result<()> {
             start.nr
         );
     }
-    process::grow_descriptor_table(start.channel.as_fd(), room.descriptors(connections));
-    let mut housekeeper = Housekeeper::new(start.channel, start.signals, &start.config.timeouts)
+    process::grow_descriptor_table(channel.as_fd(), room.descriptors(connections));
+    let mut housekeeper = Housekeeper::new(Arc::clone(&channel), start.signals, &config.timeouts)
         .map_err(named("the housekeeper's loop"))?;
     // Threads inherit the mask: signals are the housekeeper's, that is ours.
     let ours = Mask::all().apply();
-    let crew = Crew::start(
-        Site::new(store, start.config.timeouts),
-        start.listeners,
-        start.consumers,
-        connections,
-    )
-    .map_err(named("starting threads"));
+    let crew = Crew::start(sites, devices, start.doors, start.consumers, connections)
+        .map_err(named("starting threads"));
     // Nobody waits for it: where a disk hangs, so does this thread alone.
-    let swept = docroot.clone();
+    let swept: Vec<PathBuf> = config.sites.iter().map(|s| s.docroot.clone()).collect();
     let sweeper = std::thread::Builder::new().spawn(move || {
         process::name_thread(c"sweep");
-        sweep(&swept);
+        swept.iter().for_each(|docroot| sweep(docroot));
     });
     ours.apply();
     if let Err(e) = sweeper {
@@ -222,8 +275,17 @@ fn live(start: Start) -> io::Result<()> {
     let mut crew = crew?;
     slot.set_state(State::Ready);
     housekeeper.report_ready()?;
+    // health::start(…) comes here, and says this when its first round is over.
+    channel.send(crate::channel::Message::Surveyed)?;
 
-    let stop = housekeeper.wait_for_word(|| {
+    let workers = config.workers;
+    let stop = housekeeper.wait_for_word(|housekeeper| {
+        // elected.resign() comes here.
+        housekeeper.shall_resign();
+        let threads = start.scoreboard.threads();
+        if threads > 0 {
+            crew.set_consumers(threads.div_ceil(workers));
+        }
         crew.sweep();
         let (connections, busy) = crew.load();
         slot.tick(connections, busy);
@@ -254,13 +316,14 @@ struct Room {
 }
 
 impl Room {
-    fn find(listeners: usize, consumers: usize) -> io::Result<Room> {
-        /// 0, 1, 2; the docroot; channel; two of the self-pipe; the
+    /// `fixed`: listeners, and a docroot a site.
+    fn find(fixed: usize, consumers: usize) -> io::Result<Room> {
+        /// 0, 1, 2; channel; two of the self-pipe; the
         /// housekeeper's loop; the queue and its poison; one to spare.
-        const OWN: usize = 11;
+        const OWN: usize = 10;
         let (soft, _) = process::descriptor_limits()?;
         Ok(Room {
-            own: OWN + listeners + PER_TURN * consumers.min(TURNS),
+            own: OWN + fixed + PER_TURN * consumers.min(TURNS),
             limit: usize::try_from(soft).unwrap_or(usize::MAX),
         })
     }

@@ -91,6 +91,11 @@ impl Builder {
         self.arg(&format!("--httpgetlisten={listen}"))
     }
 
+    /// One more listener, for the sidechannel.
+    pub fn mgmt(self, listen: &str) -> Self {
+        self.arg(&format!("--mgmtlisten={listen}"))
+    }
+
     /// Only the listeners that the test names itself.
     pub fn without_default_listener(mut self) -> Self {
         self.default_listener = false;
@@ -325,6 +330,8 @@ pub enum Listener {
     HttpGet(SocketAddr),
     HttpUnix(PathBuf),
     HttpGetUnix(PathBuf),
+    Mgmt(SocketAddr),
+    MgmtUnix(PathBuf),
 }
 
 impl Listener {
@@ -337,6 +344,8 @@ impl Listener {
             ("http-get", Some(path)) => Listener::HttpGetUnix(path),
             ("http", None) => Listener::Http(place.parse().ok()?),
             ("http-get", None) => Listener::HttpGet(place.parse().ok()?),
+            ("mgmt", Some(path)) => Listener::MgmtUnix(path),
+            ("mgmt", None) => Listener::Mgmt(place.parse().ok()?),
             _ => return None,
         })
     }
@@ -488,6 +497,19 @@ impl Server {
                 _ => None,
             });
         first.expect("an http-get listener on TCP")
+    }
+
+    /// The first sidechannel listener on TCP.
+    #[track_caller]
+    pub fn mgmt_addr(&self) -> SocketAddr {
+        let first = self
+            .listeners()
+            .into_iter()
+            .find_map(|listener| match listener {
+                Listener::Mgmt(addr) => Some(addr),
+                _ => None,
+            });
+        first.expect("a mgmt listener on TCP")
     }
 
     /// The first UNIX listener that serves everything.

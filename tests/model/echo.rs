@@ -209,6 +209,7 @@ impl<L: Line> Service<L> {
                     self.line.rearm(turn, wait);
                 }
                 Next::Close => self.line.close(turn),
+                Next::Detach => unreachable!("an echo has nowhere to go"),
             }
         }
     }
