@@ -185,13 +185,31 @@ mod tests {
         for end in ["\n", "\r\n"] {
             for (line, wanted) in [
                 ("size /", Command::Size(target("/"))),
-                ("size /dev1/a_b~%20c?d", Command::Size(target("/dev1/a_b~%20c?d"))),
-                ("size //etc/hostname", Command::Size(target("//etc/hostname"))),
+                (
+                    "size /dev1/a_b~%20c?d",
+                    Command::Size(target("/dev1/a_b~%20c?d")),
+                ),
+                (
+                    "size //etc/hostname",
+                    Command::Size(target("//etc/hostname")),
+                ),
                 ("size /dev1/é", Command::Size(target("/dev1/é"))),
-                ("MD5 /a", Command::Digest(Algorithm::Md5, target("/a"), Reason::Any)),
-                ("MD5 /a fsck", Command::Digest(Algorithm::Md5, target("/a"), Reason::Fsck)),
-                ("SHA-1 /a FSCK", Command::Digest(Algorithm::Sha1, target("/a"), Reason::Any)),
-                ("SHA-1 /a re_1", Command::Digest(Algorithm::Sha1, target("/a"), Reason::Any)),
+                (
+                    "MD5 /a",
+                    Command::Digest(Algorithm::Md5, target("/a"), Reason::Any),
+                ),
+                (
+                    "MD5 /a fsck",
+                    Command::Digest(Algorithm::Md5, target("/a"), Reason::Fsck),
+                ),
+                (
+                    "SHA-1 /a FSCK",
+                    Command::Digest(Algorithm::Sha1, target("/a"), Reason::Any),
+                ),
+                (
+                    "SHA-1 /a re_1",
+                    Command::Digest(Algorithm::Sha1, target("/a"), Reason::Any),
+                ),
                 ("watch", Command::Watch),
                 ("shutdown", Command::Shutdown),
                 ("shutdown graceful", Command::Shutdown),

@@ -1,12 +1,12 @@
 //! A digest in the making: a file, how far it was read, and the sum so far.
 
 use super::command::Algorithm;
+use crate::device::Line;
 use crate::store::download::Download;
 use crate::sys::file::Facts;
 use md5::{Digest, Md5};
 use sha1::Sha1;
 use std::fs::File;
-use std::io;
 
 /// What one turn reads before others get theirs. Bytes.
 pub const SLICE: u64 = 8 * 1024 * 1024;
@@ -28,6 +28,9 @@ pub struct Job {
     algorithm: Algorithm,
     /// The path as the client spelled it.
     sent: Box<[u8]>,
+    /// st_dev.
+    filesystem: u64,
+    line: Line,
 }
 
 /// How far a slice came.
@@ -40,8 +43,8 @@ pub enum Slice {
 }
 
 impl Job {
-    /// Begins with a file that was opened just now.
-    pub fn new(algorithm: Algorithm, sent: &[u8], file: File, facts: &Facts) -> Job {
+    /// Begins with a file that was opened just now, in the device of this line.
+    pub fn new(algorithm: Algorithm, sent: &[u8], file: File, facts: &Facts, line: Line) -> Job {
         Job {
             file: Download::new(file, facts.size),
             offset: 0,
@@ -51,14 +54,26 @@ impl Job {
             },
             algorithm,
             sent: sent.into(),
+            filesystem: facts.device,
+            line,
         }
     }
 
-    /// Reads on, [`SLICE`] bytes at most. The reply goes behind the end of `out`.
-    pub fn slice(&mut self, out: &mut Vec<u8>) -> Slice {
-        let end = self.offset + SLICE;
+    /// The filesystem that is read (st_dev).
+    pub fn filesystem(&self) -> u64 {
+        self.filesystem
+    }
+
+    /// The line before the device that is read.
+    pub fn line(&self) -> Line {
+        self.line
+    }
+
+    /// Reads on, as long as `left`, which it lessens, is not 0. The reply goes
+    /// behind the end of `out`.
+    pub fn slice(&mut self, left: &mut u64, out: &mut Vec<u8>) -> Slice {
         let mut bytes = Vec::with_capacity(READ);
-        while self.offset < end {
+        while *left > 0 {
             bytes.clear();
             match self.file.read_into(&mut bytes, self.offset, READ) {
                 Ok(n) => {
@@ -67,6 +82,7 @@ impl Job {
                         Sum::Sha1(sum) => sum.update(&bytes),
                     }
                     self.offset += n as u64;
+                    *left = left.saturating_sub(n as u64);
                     if n < READ {
                         self.say(out);
                         return Slice::Done;
@@ -83,7 +99,7 @@ impl Job {
 
     /// The same to the file's end.
     pub fn run(&mut self, out: &mut Vec<u8>) {
-        while self.slice(out) == Slice::More {}
+        while self.slice(&mut { SLICE }, out) == Slice::More {}
     }
 
     /// The reply of one that cannot go on.

@@ -1,5 +1,7 @@
 //! The text of a utilization report.
 
+use std::ops::Deref;
+
 /// The greatest number that the name of a device can have.
 pub const MAX_DEVICE: u32 = 16_777_215;
 
@@ -17,18 +19,18 @@ pub fn device_number(name: &[u8]) -> Option<u32> {
 /// in ascending order, and `.` LF. An unknown utilization is `-`.
 pub fn report<N, U>(devices: impl Iterator<Item = (N, Option<U>)>) -> Vec<u8>
 where
-    N: AsRef<[u8]>,
-    U: AsRef<[u8]>,
+    N: Deref<Target = [u8]>,
+    U: Deref<Target = [u8]>,
 {
     let mut lines: Vec<(u32, Option<U>)> = devices
-        .filter_map(|(name, util)| Some((device_number(name.as_ref())?, util)))
+        .filter_map(|(name, util)| Some((device_number(&name)?, util)))
         .collect();
     lines.sort_by_key(|(number, _)| *number);
     let mut text = Vec::new();
     for (number, util) in &lines {
         text.extend_from_slice(number.to_string().as_bytes());
         text.push(b'\t');
-        text.extend_from_slice(util.as_ref().map_or(b"-", U::as_ref));
+        text.extend_from_slice(util.as_ref().map_or(b"-", |util| util));
         text.push(b'\n');
     }
     text.extend_from_slice(b".\n");
@@ -69,10 +71,8 @@ mod tests {
             ("dev2", None),
             ("dev1", Some("100.00")),
         ];
-        assert_eq!(
-            report(rows.into_iter()),
-            b"1\t100.00\n2\t-\n10\t0.40\n.\n"
-        );
-        assert_eq!(report(std::iter::empty::<(&str, Option<&str>)>()), b".\n");
+        let rows = rows.map(|(name, util)| (name.as_bytes(), util.map(str::as_bytes)));
+        assert_eq!(report(rows.into_iter()), b"1\t100.00\n2\t-\n10\t0.40\n.\n");
+        assert_eq!(report(std::iter::empty::<(&[u8], Option<&[u8]>)>()), b".\n");
     }
 }

@@ -217,8 +217,6 @@ pub struct Facts {
     /// The filesystem (st_dev), and the file in it.
     pub device: u64,
     pub inode: u64,
-    /// The filesystem that it is on (st_dev).
-    pub device: u64,
     /// Permission bits, 0 to 0o7777.
     pub mode: u32,
     /// Last change of the content: seconds since the epoch, and the rest.
@@ -242,7 +240,6 @@ pub fn facts(fd: BorrowedFd<'_>) -> io::Result<Facts> {
         size: stat.st_size as u64,
         device: stat.st_dev as u64,
         inode: stat.st_ino as u64,
-        device: stat.st_dev as u64,
         mode: u32::from(stat.st_mode & 0o7777),
         mtime: stat.st_mtime,
         mtime_nsec: stat.st_mtime_nsec as u32,

@@ -51,7 +51,9 @@ fn model(line: &[u8]) -> Command<'_> {
         [verb, sent, reason]
             if algorithm(verb).is_some()
                 && !reason.is_empty()
-                && reason.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_') =>
+                && reason
+                    .iter()
+                    .all(|b| b.is_ascii_alphanumeric() || *b == b'_') =>
         {
             let reason = if reason == b"fsck" {
                 Reason::Fsck
@@ -88,7 +90,10 @@ fn threads(line: &[u8]) -> Option<Option<usize>> {
     // what comes before the sign is text, or not ours
     let left = std::str::from_utf8(left).ok()?;
     let is_blank = |c: char| c.is_ascii_whitespace();
-    let words: Vec<&str> = left.split(is_blank).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> = left
+        .split(is_blank)
+        .filter(|word| !word.is_empty())
+        .collect();
     if words != ["server", "aio_threads"] || left.starts_with(is_blank) {
         return None;
     }
