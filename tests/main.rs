@@ -4,6 +4,7 @@
 
 mod harness;
 mod http;
+mod mgmt;
 #[cfg(target_os = "linux")]
 mod process;
 mod pure;
