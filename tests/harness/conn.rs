@@ -228,6 +228,22 @@ impl Conn {
         std::mem::replace(&mut self.inbox, rest)
     }
 
+    /// Reads up to the end of the first such bytes.
+    #[track_caller]
+    pub fn read_until(&mut self, end: &[u8]) -> Vec<u8> {
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            if let Some(at) = find(&self.inbox, end) {
+                return self.read_exactly(at + end.len());
+            }
+            match self.fill(patience) {
+                Ok(0) => panic!("the end instead of {}: {}", show(end), show(&self.inbox)),
+                Ok(_) => {}
+                Err(error) => panic!("{error} instead of {}: {}", show(end), show(&self.inbox)),
+            }
+        }
+    }
+
     /// Reads what is there now, at least one byte and at most `most` (a slow reader's sip).
     #[track_caller]
     pub fn sip(&mut self, most: usize) -> Vec<u8> {

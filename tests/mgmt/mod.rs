@@ -7,6 +7,8 @@ mod paths;
 mod pipeline;
 mod replies;
 mod stop;
+#[cfg(target_os = "linux")]
+mod watch;
 
 use std::path::Path;
 use std::process::Command;
