@@ -5,13 +5,15 @@ use crate::config::Config;
 use crate::sys::process::{self, Forked, Solo, Standard};
 use std::fs::File;
 use std::io::{self, PipeWriter, Read, Write};
+use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 
 /// See the module.
 pub struct Daemon {
-    /// To the process that waits. It ends with us: that is the word for "it has
-    /// failed". None: nobody waits, or the word has been said.
-    waiting: Option<PipeWriter>,
+    /// To the process that waits. It is closed by our end and by nothing else, so
+    /// that the reason is written before that is noticed. None: nobody waits, or
+    /// the word has been said.
+    waiting: Option<ManuallyDrop<PipeWriter>>,
 }
 
 impl Daemon {
@@ -41,19 +43,19 @@ impl Daemon {
         process::redirect(Standard::Output, null.as_fd())?;
         crate::log::to_system();
         Ok(Daemon {
-            waiting: Some(waiting),
+            waiting: Some(ManuallyDrop::new(waiting)),
         })
     }
 
     /// The service is ready: stderr is let go, and who waits may leave.
     pub fn ready(&mut self) -> io::Result<()> {
-        let Some(mut waiting) = self.waiting.take() else {
+        let Some(waiting) = self.waiting.take() else {
             return Ok(());
         };
-        crate::log::leave_stderr()?;
+        let left = crate::log::leave_stderr();
         // EPIPE: who started us did not want to wait so long.
-        let _ = waiting.write_all(b"!");
-        Ok(())
+        let _ = ManuallyDrop::into_inner(waiting).write_all(b"!");
+        left
     }
 }
 
