@@ -27,6 +27,15 @@ pub enum Next {
     Detach,
 }
 
+/// What a wait for clients came to.
+pub enum Woken<T> {
+    By(Turn<T>),
+    /// The consumer has passed the poison on and shall leave.
+    Poisoned,
+    /// Nobody came for a long time.
+    Late,
+}
+
 /// Locks that threads can hold at the same time; a power of two.
 const SHARDS: usize = 16;
 const SHARD_BITS: u32 = SHARDS.trailing_zeros();
@@ -174,23 +183,22 @@ impl<T: AsFd> Queue<T> {
         }
     }
 
-    /// Waits for a client that is ready and takes it out. None is the poison:
-    /// the consumer has passed it on and shall leave.
-    pub fn next(&self) -> io::Result<Option<Turn<T>>> {
+    /// Waits for a client that is ready and takes it out.
+    pub fn next(&self) -> io::Result<Woken<T>> {
         loop {
             match self.selector.wait(LONGEST_WAIT) {
                 Ok(Event::Ready(raw)) => {
                     let token = Token::from_u64(raw);
                     let mut shard = self.shards[token.shard].lock();
                     if let Some(client) = shard.slot(token).and_then(|slot| slot.client.take()) {
-                        return Ok(Some(Turn { token, client }));
+                        return Ok(Woken::By(Turn { token, client }));
                     }
                 }
                 Ok(Event::Poison) => {
                     self.selector.pass_poison()?;
-                    return Ok(None);
+                    return Ok(Woken::Poisoned);
                 }
-                Ok(Event::Timeout) => {}
+                Ok(Event::Timeout) => return Ok(Woken::Late),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }

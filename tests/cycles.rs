@@ -6,15 +6,19 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use rmogstored::channel::Channel;
 use rmogstored::config::Timeouts;
-use rmogstored::http::Site;
+use rmogstored::device::Devices;
 use rmogstored::listener::Serves;
+use rmogstored::scoreboard::Scoreboard;
+use rmogstored::site::Site;
 use rmogstored::store::{Durability, Store};
 use rmogstored::sys::signal::Inbox;
-use rmogstored::worker::Crew;
+use rmogstored::worker::{Crew, Door};
 
 /// A cycle that takes longer hangs.
 const WATCHDOG: Duration = Duration::from_secs(5);
@@ -37,6 +41,8 @@ struct Stage {
     docroot: tempfile::TempDir,
     listener: TcpListener,
     addr: SocketAddr,
+    board: Scoreboard,
+    master: Arc<Channel>,
 }
 
 impl Stage {
@@ -46,6 +52,8 @@ impl Stage {
             docroot: tempfile::tempdir().expect("a docroot"),
             addr: listener.local_addr().expect("its address"),
             listener,
+            board: Scoreboard::new().expect("shared memory"),
+            master: Arc::new(Channel::pair().expect("a channel").0),
         }
     }
 
@@ -58,11 +66,19 @@ impl Stage {
             head: second,
             body: second,
             send: second,
+            device: second,
             drain_grace: second,
         };
         let listener: OwnedFd = self.listener.try_clone().expect("dup").into();
-        let listeners = vec![(listener, Serves::Http)];
-        Crew::start(Site::new(store, timeouts), listeners, 3, 100).expect("threads")
+        let door = Door {
+            listener,
+            site: 0,
+            serves: Serves::Http,
+        };
+        let devices = Devices::new(3, 1, self.board.clone());
+        let (master, board) = (Arc::clone(&self.master), self.board.clone());
+        let site = Site::new(0, store, timeouts, Arc::clone(&devices), board, master);
+        Crew::start(vec![site], devices, vec![door], 3, 100).expect("threads")
     }
 
     /// Clients of one cycle: none, silent ones, or ones that are served.

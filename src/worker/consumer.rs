@@ -7,7 +7,7 @@ use crate::buffer::Desk;
 use crate::client::Detached;
 use crate::device::Devices;
 use crate::http::response::Date;
-use crate::queue::{Next, Queue, Turn};
+use crate::queue::{Next, Queue, Turn, Woken};
 use crate::site::Site;
 use crate::sys::clock;
 use crate::sys::process;
@@ -148,7 +148,7 @@ impl Pool {
     }
 
     /// Makes it so many consumers, one at least. More start at once; who is one
-    /// too many leaves when it has served somebody.
+    /// too many leaves when it has served somebody, or waited in vain.
     pub fn resize(&mut self, wanted: usize) -> io::Result<()> {
         let wanted = wanted.max(1);
         self.size.wanted.store(wanted, Ordering::Relaxed);
@@ -220,8 +220,9 @@ fn run(work: &Work, size: &Size) {
     let mut pace = Pace::default();
     loop {
         let mut turn = match work.queue.next() {
-            Ok(Some(turn)) => turn,
-            Ok(None) => return,
+            Ok(Woken::By(turn)) => turn,
+            Ok(Woken::Late) if !size.is_surplus() => continue,
+            Ok(Woken::Late | Woken::Poisoned) => return,
             Err(e) => {
                 log::error!("waiting for clients: {e}; this worker ends");
                 std::process::abort();

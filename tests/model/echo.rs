@@ -1,7 +1,7 @@
 //! An echo service over a queue, with checks at every hand-over. The queue is the real one or a copy with a fault.
 
 use super::kernel::{Kernel, Peer, Read, Socket};
-use crate::queue::{Next, Queue, Turn, Wait};
+use crate::queue::{Next, Queue, Turn, Wait, Woken};
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread;
 use std::collections::VecDeque;
@@ -41,7 +41,11 @@ impl Line for Queue<Client> {
     }
 
     fn next(&self) -> Option<Turn<Client>> {
-        fine(Queue::next(self))
+        match fine(Queue::next(self)) {
+            Woken::By(turn) => Some(turn),
+            // No timeout comes in this kernel.
+            Woken::Poisoned | Woken::Late => None,
+        }
     }
 
     fn rearm(&self, turn: Turn<Client>, wait: Wait) {
