@@ -5,19 +5,26 @@ use crate::sys::clock;
 use crate::sys::process::{self, Standard};
 use crate::sys::syslog::{self, Gravity};
 use log::{Level, Metadata, Record};
-use std::ffi::CString;
 use std::fmt::Arguments;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Lines a second that clients can cause in one worker: a flood of bad
 /// requests must not fill the log's disk. The rest are counted.
 const CLIENT_LINES: u64 = 20;
 
+/// How long a line waits for a syslogd that does not read. The next ones do not
+/// wait at all, until it reads again.
+const PATIENCE: Duration = Duration::from_millis(20);
+
 /// Whether lines go to the system's log.
 static TO_SYSTEM: AtomicBool = AtomicBool::new(false);
+
+/// Lines that the system's log would not take, since it last took one.
+static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// Whether lines go to stderr.
 static TO_STDERR: AtomicBool = AtomicBool::new(true);
@@ -39,20 +46,35 @@ impl log::Log for Sink {
             Level::Info => ("info", Gravity::Info),
             Level::Debug | Level::Trace => ("debug", Gravity::Debug),
         };
+        let ident = format!("rmogstored[{}]", std::process::id());
         let text = format!("{level}: {}", record.args());
-        if TO_SYSTEM.load(Ordering::Relaxed)
-            && let Ok(text) = CString::new(text.replace('\0', "\\0"))
-        {
-            syslog::write(gravity, &text);
+        if TO_SYSTEM.load(Ordering::Relaxed) {
+            send(&ident, gravity, &text);
         }
         if TO_STDERR.load(Ordering::Relaxed) {
-            let line = format!("rmogstored[{}] {text}\n", std::process::id());
+            let line = format!("{ident} {text}\n");
             // Nobody can be told that the log is gone.
             let _ = io::stderr().lock().write_all(line.as_bytes());
         }
     }
 
     fn flush(&self) {}
+}
+
+/// To the system's log; nobody waits long for it.
+fn send(ident: &str, gravity: Gravity, text: &str) {
+    let lost = LOST.load(Ordering::Relaxed);
+    let patience = if lost == 0 { PATIENCE } else { Duration::ZERO };
+    if syslog::send(ident, gravity, text, patience).is_err() {
+        LOST.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    if lost > 0 {
+        let lost = LOST.swap(0, Ordering::Relaxed);
+        let text = format!("warn: the system's log did not take {lost} lines before this one");
+        // It has just taken one.
+        let _ = syslog::send(ident, Gravity::Warning, &text, Duration::ZERO);
+    }
 }
 
 /// Sends the `log` facade's lines to stderr, `info` and above.
@@ -65,7 +87,6 @@ pub fn to_stderr() {
 /// From now on lines go to the system's log, and as long as somebody waits for
 /// this process to be ready ([`leave_stderr`]) to stderr as well.
 pub fn to_system() {
-    syslog::open(c"rmogstored");
     TO_SYSTEM.store(true, Ordering::Relaxed);
 }
 
@@ -73,19 +94,13 @@ pub fn to_system() {
 /// waited for no longer, so stderr is no longer theirs. Does nothing in
 /// a service that is not detached.
 pub fn leave_stderr() -> io::Result<()> {
-    if !TO_SYSTEM.load(Ordering::Relaxed) || !TO_STDERR.swap(false, Ordering::Relaxed) {
-        return Ok(());
+    if TO_SYSTEM.load(Ordering::Relaxed) && TO_STDERR.load(Ordering::Relaxed) {
+        let null = File::options().write(true).open("/dev/null")?;
+        process::redirect(Standard::Error, null.as_fd())?;
+        // Last: what goes wrong before is still told.
+        TO_STDERR.store(false, Ordering::Relaxed);
     }
-    let null = File::options().write(true).open("/dev/null")?;
-    process::redirect(Standard::Error, null.as_fd())
-}
-
-/// A forked child calls this before it closes the descriptors that it has
-/// inherited: the connection to the system's log is one of them.
-pub fn after_fork() {
-    if TO_SYSTEM.load(Ordering::Relaxed) {
-        syslog::close();
-    }
+    Ok(())
 }
 
 /// A line that a client caused: bounded in number, see [`CLIENT_LINES`].

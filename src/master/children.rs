@@ -359,7 +359,6 @@ impl Heir {
             self.channel.as_fd(),
         ];
         all.extend_from_slice(keep);
-        crate::log::after_fork();
         process::close_all_but(&all)?;
         let signals = Inbox::open()?;
         Mask::none().apply();

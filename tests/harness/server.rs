@@ -353,7 +353,8 @@ pub enum Listener {
 }
 
 impl Listener {
-    fn parse(line: &str) -> Option<Listener> {
+    /// `listening on http 127.0.0.1:80` and its like.
+    pub fn parse(line: &str) -> Option<Listener> {
         let (_, rest) = line.split_once("listening on ")?;
         let (kind, place) = rest.trim().split_once(' ')?;
         let unix = place.strip_prefix("unix:").map(PathBuf::from);
