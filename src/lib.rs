@@ -43,21 +43,28 @@ pub mod sys;
 /// Locks and atomics, named once: the model check (`tests/model.rs`) mounts
 /// `queue.rs` and `gate.rs` over the model checker's own.
 mod sync {
-    pub use parking_lot::{Condvar, Mutex};
+    pub use parking_lot::{Condvar, Mutex, MutexGuard};
     pub use std::sync::atomic;
 }
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Runs the program with this argv; returns when the master has ended.
 pub fn run(argv: impl Iterator<Item = OsString>) -> ExitCode {
     log::to_stderr();
-    let config = match config::cli::parse(argv) {
+    let config = match config::load(argv, |name| std::env::var_os(name)) {
         Ok(config) => config,
         Err(end) => return end.say(),
     };
-    match master::run(config) {
+    let ended = if config.check_only {
+        // Nobody is left to be told when stdout is closed.
+        master::check(&config).map(|fine| drop(writeln!(std::io::stdout(), "{fine}")))
+    } else {
+        master::run(config)
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             ::log::error!("{failure}");

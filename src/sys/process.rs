@@ -89,6 +89,29 @@ pub fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Leaves the terminal: a session and a process group of this process alone.
+pub fn new_session() -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::setsid() })?;
+    Ok(())
+}
+
+/// One of the streams that every process is born with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standard {
+    Input = 0,
+    Output = 1,
+    Error = 2,
+}
+
+/// Makes a standard stream another name of `file`.
+pub fn redirect(stream: Standard, file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers. Nobody owns the standard streams: std lends them by
+    // number, and what it writes next goes to the new file.
+    check(unsafe { libc::dup2(file.as_raw_fd(), stream as libc::c_int) })?;
+    Ok(())
+}
+
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -253,3 +276,19 @@ pub fn name_thread(name: &CStr) {
     // SAFETY: the calling thread, and a NUL-terminated text.
     unsafe { libc::pthread_set_name_np(libc::pthread_self(), name.as_ptr()) };
 }
+
+/// Lowers the calling thread's I/O priority to the least that is not idle
+/// (best-effort 7). A kernel or disk scheduler that knows none ignores it.
+#[cfg(target_os = "linux")]
+pub fn lower_io_priority() {
+    // linux/ioprio.h; not in the libc crate.
+    const WHO_PROCESS: libc::c_int = 1;
+    const BEST_EFFORT: libc::c_int = 2 << 13;
+    const LOWEST: libc::c_int = 7;
+    // SAFETY: no pointers; 0 is the calling thread. A failure changes nothing.
+    unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, BEST_EFFORT | LOWEST) };
+}
+
+/// FreeBSD's disk schedulers know no priorities.
+#[cfg(target_os = "freebsd")]
+pub fn lower_io_priority() {}

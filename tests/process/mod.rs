@@ -12,7 +12,7 @@ mod death;
 mod descriptors;
 mod disk;
 mod durability;
-mod facts;
+pub mod facts;
 mod fallback;
 mod hang;
 mod nginx;
