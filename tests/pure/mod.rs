@@ -4,6 +4,7 @@
 
 mod chunked;
 mod conditional;
+mod file;
 mod head;
 mod invariants;
 mod path;
