@@ -51,7 +51,7 @@ impl<P> Client<P> {
             read_only: serves == Serves::HttpGet,
             conversation: match serves {
                 Serves::Http | Serves::HttpGet => Conversation::Http(http::Conversation::new()),
-                Serves::Mgmt => Conversation::Mgmt(Box::new(mgmt::Conversation::new())),
+                Serves::Mgmt => Conversation::Mgmt(Box::default()),
             },
             ticket: Ticket::default(),
             place,
@@ -118,6 +118,21 @@ impl<P> Client<P> {
     /// It is called from its line.
     pub fn receive(&mut self, call: Call) {
         self.ticket.receive(call);
+    }
+
+    /// The digest that has left its consumer, to its end; its reply leaves in
+    /// the next turn.
+    pub fn digest(&mut self) {
+        if let Conversation::Mgmt(conversation) = &mut self.conversation {
+            conversation.digest();
+        }
+    }
+
+    /// That digest shall be made by consumers, in turns, after all.
+    pub fn digest_in_turns(&mut self) {
+        if let Conversation::Mgmt(conversation) = &mut self.conversation {
+            conversation.digest_in_turns();
+        }
     }
 
     /// The sweeper's question: may it stay parked?

@@ -43,7 +43,7 @@ pub mod sys;
 /// Locks and atomics, named once: the model check (`tests/model.rs`) mounts
 /// `queue.rs` and `gate.rs` over the model checker's own.
 mod sync {
-    pub use parking_lot::{Condvar, Mutex};
+    pub use parking_lot::{Condvar, Mutex, MutexGuard};
     pub use std::sync::atomic;
 }
 

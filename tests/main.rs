@@ -5,6 +5,7 @@
 mod config;
 mod harness;
 mod http;
+mod mgmt;
 #[cfg(target_os = "linux")]
 mod process;
 mod pure;

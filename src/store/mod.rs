@@ -67,6 +67,11 @@ impl Store {
         Ok((file.into(), facts))
     }
 
+    /// What `path` leads to, which nobody need be able to read.
+    pub fn facts(&self, path: &StorePath) -> io::Result<Facts> {
+        file::facts(self.beneath(path.as_c_str(), Open::Ask)?.as_fd())
+    }
+
     /// Removes the name; a directory is EISDIR or EPERM.
     pub fn delete(&self, path: &StorePath) -> io::Result<()> {
         let parent = self.parent(path)?;
@@ -89,7 +94,9 @@ impl Store {
                 let Some((device, below)) = split_device(path) else {
                     // The device itself, as the place to make something in.
                     return match how {
-                        Open::Directory => file::open_directory(self.root.as_fd(), path),
+                        Open::Directory | Open::Ask => {
+                            file::open_directory(self.root.as_fd(), path)
+                        }
                         Open::Read | Open::InPlace(_) => Err(e),
                     };
                 };

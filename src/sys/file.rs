@@ -4,7 +4,7 @@ use super::{check, check_len, own};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -13,6 +13,9 @@ use std::path::Path;
 pub enum Open {
     /// For reading. O_NONBLOCK: a FIFO must not hang its reader.
     Read,
+    /// Neither: only to be asked about, which needs no permission on it, and
+    /// wakes no device.
+    Ask,
     /// A directory, as the anchor of other calls.
     Directory,
     /// For writing in place; made with this mode when missing.
@@ -26,6 +29,7 @@ impl Open {
         libc::O_CLOEXEC
             | match self {
                 Open::Read => libc::O_RDONLY | CONTENT,
+                Open::Ask => ASK,
                 Open::Directory => ANCHOR | libc::O_DIRECTORY,
                 Open::InPlace(_) => libc::O_WRONLY | libc::O_CREAT | CONTENT,
             }
@@ -34,7 +38,7 @@ impl Open {
     fn mode(self) -> u32 {
         match self {
             Open::InPlace(mode) => mode,
-            Open::Read | Open::Directory => 0,
+            Open::Read | Open::Ask | Open::Directory => 0,
         }
     }
 }
@@ -44,6 +48,13 @@ impl Open {
 const ANCHOR: i32 = libc::O_PATH;
 #[cfg(not(target_os = "linux"))]
 const ANCHOR: i32 = libc::O_RDONLY;
+
+/// For fstat alone.
+#[cfg(target_os = "linux")]
+const ASK: i32 = libc::O_PATH;
+/// O_PATH of FreeBSD 13.1 and later (sys/fcntl.h; not in the libc crate).
+#[cfg(target_os = "freebsd")]
+const ASK: i32 = 0x0040_0000;
 
 /// Opens `path` beneath `dir`: no `..`, symlink or absolute path leads out of
 /// it (openat2(2) with RESOLVE_BENEATH). What would lead out is EXDEV. ENOSYS
@@ -90,7 +101,12 @@ fn open_at(dir: BorrowedFd<'_>, path: &CStr, flags: i32, mode: u32) -> io::Resul
 
 /// Opens one name in `dir`, not following it when it is a symlink (ELOOP).
 pub fn open_no_symlink(dir: BorrowedFd<'_>, name: &CStr, how: Open) -> io::Result<OwnedFd> {
-    open_at(dir, name, how.flags() | libc::O_NOFOLLOW, how.mode())
+    let fd = open_at(dir, name, how.flags() | libc::O_NOFOLLOW, how.mode())?;
+    // O_PATH opens a symlink itself.
+    if how == Open::Ask && facts(fd.as_fd())?.kind == Kind::Symlink {
+        return Err(io::Error::from_raw_os_error(libc::ELOOP));
+    }
+    Ok(fd)
 }
 
 /// Opens the directory `name` in `dir`, following symlinks wherever they lead:
@@ -189,6 +205,7 @@ pub fn make_directory(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> io::Result
 pub enum Kind {
     Regular,
     Directory,
+    Symlink,
     Other,
 }
 
@@ -217,6 +234,7 @@ pub fn facts(fd: BorrowedFd<'_>) -> io::Result<Facts> {
         kind: match stat.st_mode & libc::S_IFMT {
             libc::S_IFREG => Kind::Regular,
             libc::S_IFDIR => Kind::Directory,
+            libc::S_IFLNK => Kind::Symlink,
             _ => Kind::Other,
         },
         size: stat.st_size as u64,

@@ -276,3 +276,19 @@ pub fn name_thread(name: &CStr) {
     // SAFETY: the calling thread, and a NUL-terminated text.
     unsafe { libc::pthread_set_name_np(libc::pthread_self(), name.as_ptr()) };
 }
+
+/// Lowers the calling thread's I/O priority to the least that is not idle
+/// (best-effort 7). A kernel or disk scheduler that knows none ignores it.
+#[cfg(target_os = "linux")]
+pub fn lower_io_priority() {
+    // linux/ioprio.h; not in the libc crate.
+    const WHO_PROCESS: libc::c_int = 1;
+    const BEST_EFFORT: libc::c_int = 2 << 13;
+    const LOWEST: libc::c_int = 7;
+    // SAFETY: no pointers; 0 is the calling thread. A failure changes nothing.
+    unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, BEST_EFFORT | LOWEST) };
+}
+
+/// FreeBSD's disk schedulers know no priorities.
+#[cfg(target_os = "freebsd")]
+pub fn lower_io_priority() {}

@@ -97,6 +97,17 @@ pub fn has_input(socket: BorrowedFd<'_>) -> bool {
     unsafe { libc::recv(socket.as_raw_fd(), (&raw mut byte).cast(), 1, flags) > 0 }
 }
 
+/// Whether it would take bytes now, or say that it is broken.
+pub fn has_room(socket: BorrowedFd<'_>) -> bool {
+    let mut asked = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: one pollfd; it does not wait.
+    unsafe { libc::poll(&mut asked, 1, 0) > 0 }
+}
+
 /// `send(2)` without SIGPIPE. `more` says that bytes follow at once (Linux:
 /// MSG_MORE), so that the header and the file behind it share segments.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usize> {

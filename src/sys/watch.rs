@@ -10,6 +10,11 @@ pub fn readable(registry: &Registry, fd: BorrowedFd<'_>, token: Token) -> io::Re
     registry.register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
 }
 
+/// Reports that `fd` has room again, edge-triggered: write until EAGAIN.
+pub fn writable(registry: &Registry, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+    registry.register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::WRITABLE)
+}
+
 /// Reports nothing of `fd` any more.
 pub fn forget(registry: &Registry, fd: BorrowedFd<'_>) -> io::Result<()> {
     registry.deregister(&mut SourceFd(&fd.as_raw_fd()))

@@ -2,7 +2,9 @@
 //! them wait on the one queue, and none ever adds to it.
 
 use super::Connection;
+use super::fsck::Fsck;
 use super::gate::Gate;
+use super::watchers::Watchers;
 use crate::buffer::Desk;
 use crate::client::Detached;
 use crate::device::Devices;
@@ -67,6 +69,8 @@ pub struct Work {
     pub gate: Arc<Gate>,
     pub devices: Arc<Devices>,
     pub sites: Arc<[Site]>,
+    pub watchers: Arc<Watchers>,
+    pub fsck: Fsck,
 }
 
 impl Work {
@@ -97,7 +101,9 @@ impl Work {
                         let token = self.queue.park(turn);
                         self.devices.line_up(line, token);
                     }
-                    Some(Detached::Watch | Detached::Fsck(_)) | None => self.queue.close(turn),
+                    Some(Detached::Watch) => self.watchers.take(turn),
+                    Some(Detached::Fsck(filesystem)) => self.fsck.take(turn, filesystem),
+                    None => self.queue.close(turn),
                 }
             }
         }

@@ -2,8 +2,10 @@
 
 pub mod acceptor;
 pub mod consumer;
+pub mod fsck;
 pub mod gate;
 pub mod housekeeper;
+pub mod watchers;
 
 use crate::channel::Channel;
 use crate::client::Client;
@@ -20,6 +22,7 @@ use crate::sys::{process, socket};
 use acceptor::Acceptor;
 pub use acceptor::Door;
 use consumer::{Pool, Work};
+use fsck::Fsck;
 use gate::Gate;
 use housekeeper::Housekeeper;
 use std::io;
@@ -27,6 +30,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
+use watchers::Watchers;
 
 /// A client and its place among this worker's connections.
 pub type Connection = Client<gate::Place>;
@@ -89,14 +93,19 @@ impl Crew {
         sites: Vec<Site>,
         devices: Arc<Devices>,
         doors: Vec<Door>,
+        run: PathBuf,
         consumers: usize,
         connections: usize,
     ) -> io::Result<Crew> {
+        let queue = Arc::new(Queue::new()?);
+        let board = sites[0].board.clone();
         let work = Work {
-            queue: Arc::new(Queue::new()?),
             gate: Gate::new(consumers, connections),
             devices,
             sites: sites.into(),
+            watchers: Arc::new(Watchers::new(Arc::clone(&queue), board)),
+            fsck: Fsck::new(Arc::clone(&queue), run),
+            queue,
         };
         let pool = Pool::start(consumers, &work)?;
         let ready = Arc::new(Barrier::new(doors.len() + 1));
@@ -161,6 +170,8 @@ impl Crew {
         for site in self.work.sites.iter() {
             site.drain();
         }
+        self.work.watchers.stop();
+        self.work.fsck.stop();
         if !last && self.dead.is_none() {
             self.dead = Some(socket::dead()?);
         }
@@ -260,8 +271,15 @@ fn live(start: Start) -> io::Result<()> {
         .map_err(named("the housekeeper's loop"))?;
     // Threads inherit the mask: signals are the housekeeper's, that is ours.
     let ours = Mask::all().apply();
-    let crew = Crew::start(sites, devices, start.doors, start.consumers, connections)
-        .map_err(named("starting threads"));
+    let crew = Crew::start(
+        sites,
+        devices,
+        start.doors,
+        start.run.clone(),
+        start.consumers,
+        connections,
+    )
+    .map_err(named("starting threads"));
     // Nobody waits for it: where a disk hangs, so does this thread alone.
     let swept: Vec<PathBuf> = config.sites.iter().map(|s| s.docroot.clone()).collect();
     let sweeper = std::thread::Builder::new().spawn(move || {
@@ -320,8 +338,9 @@ impl Room {
     /// `fixed`: listeners, and a docroot a site.
     fn find(fixed: usize, consumers: usize) -> io::Result<Room> {
         /// 0, 1, 2; channel; two of the self-pipe; the
-        /// housekeeper's loop; the queue and its poison; one to spare.
-        const OWN: usize = 10;
+        /// housekeeper's loop; the queue and its poison; two of the watchers'
+        /// loop; one to spare.
+        const OWN: usize = 12;
         let (soft, _) = process::descriptor_limits()?;
         Ok(Room {
             own: OWN + fixed + PER_TURN * consumers.min(TURNS),

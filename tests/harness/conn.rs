@@ -137,18 +137,34 @@ impl Conn {
         let mut rest = bytes.as_ref();
         let end = Instant::now() + PATIENCE;
         while !rest.is_empty() {
-            let left = end
-                .checked_duration_since(Instant::now())
-                .ok_or(ErrorKind::TimedOut)?;
-            self.stream
-                .set_timeouts(left.max(Duration::from_millis(1)))?;
-            match self.stream.write(rest) {
-                Ok(sent) => rest = &rest[sent..],
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+            rest = &rest[self.write(rest, end)?..];
         }
         Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8], end: Instant) -> io::Result<usize> {
+        let left = end
+            .checked_duration_since(Instant::now())
+            .ok_or(ErrorKind::TimedOut)?;
+        self.stream
+            .set_timeouts(left.max(Duration::from_millis(1)))?;
+        match self.stream.write(bytes) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(0),
+            other => other,
+        }
+    }
+
+    /// Sends to a server that may stop taking it; says how much it took before it stood still for so long.
+    pub fn push(&mut self, bytes: impl AsRef<[u8]>, patience: Duration) -> usize {
+        let bytes = bytes.as_ref();
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match self.write(&bytes[sent..], Instant::now() + patience) {
+                Ok(taken) => sent += taken,
+                Err(_) => break,
+            }
+        }
+        sent
     }
 
     /// Sends one byte a segment.
@@ -210,6 +226,22 @@ impl Conn {
         }
         let rest = self.inbox.split_off(len);
         std::mem::replace(&mut self.inbox, rest)
+    }
+
+    /// Reads up to the end of the first such bytes.
+    #[track_caller]
+    pub fn read_until(&mut self, end: &[u8]) -> Vec<u8> {
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            if let Some(at) = find(&self.inbox, end) {
+                return self.read_exactly(at + end.len());
+            }
+            match self.fill(patience) {
+                Ok(0) => panic!("the end instead of {}: {}", show(end), show(&self.inbox)),
+                Ok(_) => {}
+                Err(error) => panic!("{error} instead of {}: {}", show(end), show(&self.inbox)),
+            }
+        }
     }
 
     /// Reads what is there now, at least one byte and at most `most` (a slow reader's sip).
@@ -323,6 +355,14 @@ impl Conn {
                 show(&self.inbox)
             ))),
         }
+    }
+
+    /// Whether bytes have come that nobody has looked at; asked without waiting.
+    pub fn has_input(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        let got = socket2::SockRef::from(self.tcp()).recv_with_flags(&mut byte, flags);
+        !self.inbox.is_empty() || got.is_ok_and(|got| got > 0)
     }
 
     /// Whether the server's end of the connection has come already; asked without waiting.

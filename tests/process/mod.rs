@@ -10,7 +10,7 @@ mod death;
 mod descriptors;
 mod disk;
 mod durability;
-mod facts;
+pub mod facts;
 mod fallback;
 mod nginx;
 mod slow;

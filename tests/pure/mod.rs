@@ -3,6 +3,7 @@
 //! everything else.
 
 mod chunked;
+mod command;
 mod conditional;
 mod file;
 mod head;

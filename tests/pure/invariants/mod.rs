@@ -2,6 +2,7 @@
 //! it by its path.
 
 pub mod chunked;
+pub mod command;
 pub mod file;
 pub mod head;
 pub mod path;

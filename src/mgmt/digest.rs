@@ -1,0 +1,135 @@
+//! A digest in the making: a file, how far it was read, and the sum so far.
+
+use super::command::Algorithm;
+use crate::device::Line;
+use crate::store::download::Download;
+use crate::sys::file::Facts;
+use md5::{Digest, Md5};
+use sha1::Sha1;
+use std::fs::File;
+
+/// What one turn reads before others get theirs. Bytes.
+pub const SLICE: u64 = 8 * 1024 * 1024;
+
+/// What one read asks for: small beside a core's cache, large beside a system
+/// call. Bytes.
+const READ: usize = 128 * 1024;
+
+enum Sum {
+    Md5(Md5),
+    Sha1(Sha1),
+}
+
+/// See the module.
+pub struct Job {
+    file: Download,
+    offset: u64,
+    sum: Sum,
+    algorithm: Algorithm,
+    /// The path as the client spelled it.
+    sent: Box<[u8]>,
+    /// st_dev.
+    filesystem: u64,
+    line: Line,
+}
+
+/// How far a slice came.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Slice {
+    /// There is more of the file.
+    More,
+    /// The reply is written.
+    Done,
+}
+
+impl Job {
+    /// Begins with a file that was opened just now, in the device of this line.
+    pub fn new(algorithm: Algorithm, sent: &[u8], file: File, facts: &Facts, line: Line) -> Job {
+        Job {
+            file: Download::new(file, facts.size),
+            offset: 0,
+            sum: match algorithm {
+                Algorithm::Md5 => Sum::Md5(Md5::new()),
+                Algorithm::Sha1 => Sum::Sha1(Sha1::new()),
+            },
+            algorithm,
+            sent: sent.into(),
+            filesystem: facts.device,
+            line,
+        }
+    }
+
+    /// The filesystem that is read (st_dev).
+    pub fn filesystem(&self) -> u64 {
+        self.filesystem
+    }
+
+    /// The line before the device that is read.
+    pub fn line(&self) -> Line {
+        self.line
+    }
+
+    /// Reads on, as long as `left`, which it lessens, is not 0. The reply goes
+    /// behind the end of `out`.
+    pub fn slice(&mut self, left: &mut u64, out: &mut Vec<u8>) -> Slice {
+        let mut bytes = Vec::with_capacity(READ);
+        while *left > 0 {
+            bytes.clear();
+            match self.file.read_into(&mut bytes, self.offset, READ) {
+                Ok(n) => {
+                    match &mut self.sum {
+                        Sum::Md5(sum) => sum.update(&bytes),
+                        Sum::Sha1(sum) => sum.update(&bytes),
+                    }
+                    self.offset += n as u64;
+                    *left = left.saturating_sub(n as u64);
+                    if n < READ {
+                        self.say(out);
+                        return Slice::Done;
+                    }
+                }
+                Err(e) => {
+                    self.fail(&e, out);
+                    return Slice::Done;
+                }
+            }
+        }
+        Slice::More
+    }
+
+    /// The same to the file's end.
+    pub fn run(&mut self, out: &mut Vec<u8>) {
+        while self.slice(&mut { SLICE }, out) == Slice::More {}
+    }
+
+    /// The reply of one that cannot go on.
+    pub fn fail(&self, e: &dyn std::fmt::Display, out: &mut Vec<u8>) {
+        crate::log::client(format_args!(
+            "{} {} failed at {}: {e}",
+            self.algorithm.name(),
+            self.sent.escape_ascii(),
+            self.offset
+        ));
+        out.extend_from_slice(b"ERR read ");
+        out.extend_from_slice(&self.sent);
+        out.extend_from_slice(format!(" at {} failed\r\n", self.offset).as_bytes());
+    }
+
+    fn say(&self, out: &mut Vec<u8>) {
+        let hex = match &self.sum {
+            Sum::Md5(sum) => hex(&sum.clone().finalize()),
+            Sum::Sha1(sum) => hex(&sum.clone().finalize()),
+        };
+        reply(self.algorithm, &self.sent, &hex, out);
+    }
+}
+
+/// `PATH ALGORITHM=VALUE`; the value `-1` is a file that cannot be opened.
+pub fn reply(algorithm: Algorithm, sent: &[u8], value: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(sent);
+    out.extend_from_slice(format!(" {}={value}\r\n", algorithm.name()).as_bytes());
+}
+
+fn hex(sum: &[u8]) -> String {
+    sum.iter().map(|byte| format!("{byte:02x}")).collect()
+}

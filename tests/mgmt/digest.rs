@@ -1,0 +1,65 @@
+//! Digests take turns: nobody waits for a long one but who has asked for it.
+
+use super::{ask, builder, dial, expect, sparse};
+use crate::harness::{Conn, Server};
+
+/// Zeros, and their MD5, as `head -c 536870912 /dev/zero | md5sum` says.
+const LONG: u64 = 512 << 20;
+const MD5: &str = "aa559b4e3523a6c931f08f4df52d58f2";
+
+fn digests(server: &Server, count: usize, reason: &str) -> Vec<Conn> {
+    for device in ["dev1", "dev2"] {
+        sparse(server, &format!("{device}/long"), LONG);
+    }
+    let begin = |nr| {
+        let mut conn = dial(server);
+        conn.send(format!("MD5 /dev{}/long{reason}\r\n", 1 + nr % 2));
+        conn
+    };
+    (0..count).map(begin).collect()
+}
+
+#[track_caller]
+fn expect_all(digests: &mut [Conn]) {
+    for (nr, conn) in digests.iter_mut().enumerate() {
+        expect(conn, format!("/dev{}/long MD5={MD5}\r\n", 1 + nr % 2));
+    }
+}
+
+#[test]
+fn others_are_served_beside_long_ones() {
+    let server = builder().start();
+    // ten threads, twelve digests
+    let mut busy = digests(&server, 12, "");
+    let mut conn = dial(&server);
+    let mut http = server.conn();
+    let mut beside = 0;
+    while !busy.iter().any(Conn::has_input) {
+        ask(
+            &mut conn,
+            "size /dev1/long\r\n",
+            format!("/dev1/long {LONG}\r\n"),
+        );
+        ask(&mut conn, "MD5 /dev1/none\r\n", "/dev1/none MD5=-1\r\n");
+        http.expect_open();
+        beside += 1;
+    }
+    eprintln!("{beside} rounds of three requests beside 12 digests of {LONG} bytes");
+    assert!(beside >= 5, "{beside} rounds");
+    expect_all(&mut busy);
+}
+
+#[test]
+fn others_are_served_beside_those_of_low_priority() {
+    let server = builder().start();
+    let mut busy = digests(&server, 4, " fsck");
+    let mut conn = dial(&server);
+    let mut beside = 0;
+    while !busy.iter().any(Conn::has_input) {
+        ask(&mut conn, "MD5 /dev1/none\r\n", "/dev1/none MD5=-1\r\n");
+        beside += 1;
+    }
+    eprintln!("{beside} requests beside 4 fsck digests of {LONG} bytes");
+    assert!(beside >= 20, "{beside} requests");
+    expect_all(&mut busy);
+}

@@ -1,0 +1,245 @@
+//! Digests of low priority: one at a time for each filesystem, in the order in which they came, whichever
+//! worker they came to. What waits and what runs, the kernel's own list of locks says.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::{builder, dial, expect, expect_open, sparse};
+use crate::harness::{Conn, PATIENCE, Server, SetOnDrop, eventually, wait_for};
+use crate::process::facts;
+
+/// Zeros, and their MD5, as `head -c 536870912 /dev/zero | md5sum` says.
+const LONG: u64 = 512 << 20;
+const LONG_MD5: &str = "aa559b4e3523a6c931f08f4df52d58f2";
+/// The same of 33554432.
+const SHORT: u64 = 32 << 20;
+const SHORT_MD5: &str = "58f06dd588d8ffb3beb46ada6309436b";
+
+/// Who has the lock of the filesystem that the docroot is on, and how many wait for it.
+#[derive(Debug, Default, PartialEq)]
+struct Line {
+    holders: Vec<i32>,
+    waiting: usize,
+}
+
+fn line(server: &Server) -> Line {
+    let dev = fs::metadata(server.path("dev1")).expect("stat").dev();
+    let file = server.path(&format!(".rmogstored-run/fsck-{dev:x}.lock"));
+    let mut line = Line::default();
+    let Ok(file) = fs::metadata(file) else {
+        return line;
+    };
+    let inode = format!(":{} ", file.ino());
+    let locks = fs::read_to_string("/proc/locks").expect("/proc/locks");
+    for lock in locks.lines().filter(|lock| lock.contains(&inode)) {
+        let words: Vec<&str> = lock.split_whitespace().collect();
+        match words[1] {
+            "->" => line.waiting += 1,
+            _ => line.holders.push(words[4].parse().expect("a pid")),
+        }
+    }
+    line
+}
+
+/// Begins digests one after the other, each when the one before it has its place in the line.
+fn begin(server: &Server, files: &[&str]) -> Vec<Conn> {
+    let mut conns = Vec::new();
+    for (nr, file) in files.iter().enumerate() {
+        let mut conn = dial(server);
+        conn.send(format!("MD5 /{file} fsck\r\n"));
+        eventually("its place in the line", PATIENCE, || {
+            let now = line(server);
+            now.holders.len() + now.waiting == nr + 1
+        });
+        conns.push(conn);
+    }
+    conns
+}
+
+#[test]
+fn one_at_a_time_in_the_order_of_arrival() {
+    let server = builder().workers(4).threads(40).start();
+    sparse(&server, "dev1/long", LONG);
+    sparse(&server, "dev1/short", SHORT);
+    sparse(&server, "dev2/short", SHORT);
+    let mut files = vec!["dev1/long"];
+    files.extend(["dev1/short", "dev2/short"].repeat(8));
+    let conns = begin(&server, &files);
+    let workers: std::collections::BTreeSet<i32> = conns
+        .iter()
+        .filter_map(|conn| facts::owner(server.pid(), conn))
+        .collect();
+    assert!(workers.len() >= 3, "digests of few workers: {workers:?}");
+
+    let over = AtomicBool::new(false);
+    let mut ends = Vec::new();
+    std::thread::scope(|scope| {
+        let _over = SetOnDrop(&over);
+        let samples = scope.spawn(|| {
+            let mut samples = 0;
+            while !over.load(Ordering::Relaxed) {
+                // the list is no snapshot: the lock may be handed on while it is read
+                let mut now = line(&server).holders;
+                if now.len() > 1 {
+                    let next = line(&server).holders;
+                    now.retain(|pid| next.contains(pid));
+                }
+                assert!(now.len() <= 1, "{now:?}");
+                samples += 1;
+            }
+            samples
+        });
+        let replies: Vec<_> = conns
+            .into_iter()
+            .zip(&files)
+            .map(|(mut conn, file)| {
+                scope.spawn(move || {
+                    let md5 = if file.ends_with("long") {
+                        LONG_MD5
+                    } else {
+                        SHORT_MD5
+                    };
+                    expect(&mut conn, format!("/{file} MD5={md5}\r\n"));
+                    Instant::now()
+                })
+            })
+            .collect();
+        for reply in replies {
+            ends.push(reply.join().expect("a reply"));
+        }
+        over.store(true, Ordering::Relaxed);
+        let samples = samples.join().expect("the sampler");
+        assert!(samples > 10, "{samples} samples");
+    });
+    assert!(ends.is_sorted(), "not in the order of arrival: {ends:?}");
+    eventually("nobody in the line", PATIENCE, || {
+        line(&server) == Line::default()
+    });
+}
+
+/// More than threads wait: nobody is forgotten, and the order holds within a worker.
+#[test]
+fn a_crowd() {
+    const CROWD: usize = 120;
+    let server = builder().start();
+    sparse(&server, "dev1/long", LONG);
+    sparse(&server, "dev1/short", 1 << 20);
+    let first = begin(&server, &["dev1/long"]);
+    let mut crowd: Vec<Conn> = (0..CROWD).map(|_| dial(&server)).collect();
+    for conn in &mut crowd {
+        conn.send("MD5 /dev1/short fsck\r\n");
+        conn.settle();
+    }
+    let now = line(&server);
+    assert!(now.waiting <= 32, "{now:?}");
+    expect_open(&mut dial(&server));
+    for mut conn in first {
+        expect(&mut conn, format!("/dev1/long MD5={LONG_MD5}\r\n"));
+    }
+    for conn in &mut crowd {
+        expect(conn, "/dev1/short MD5=b6d81b360a5672d80c27430f39153e2c\r\n");
+    }
+    eventually("nobody in the line", PATIENCE, || {
+        line(&server) == Line::default()
+    });
+}
+
+/// Kills the worker that has this connection.
+fn kill_owner(server: &Server, conn: &Conn) -> i32 {
+    let pid = facts::owner(server.pid(), conn).expect("its worker");
+    // SAFETY: no pointers; the pid is a worker of a server that this test owns
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    eventually("its death", PATIENCE, || !server.is_ours(pid));
+    pid
+}
+
+#[test]
+fn a_worker_that_dies_gives_its_place_back() {
+    let server = builder().workers(3).threads(30).start();
+    sparse(&server, "dev1/long", LONG);
+    sparse(&server, "dev1/short", SHORT);
+    // the digest that runs, one that waits, and one behind them: each in another worker
+    let mut conns: Vec<Conn> = Vec::new();
+    let mut owners: Vec<i32> = Vec::new();
+    for file in ["long", "long", "short"] {
+        let conn = wait_for("a connection to another worker", PATIENCE, || {
+            let mut conn = dial(&server);
+            expect_open(&mut conn);
+            let owner = facts::owner(server.pid(), &conn)?;
+            (!owners.contains(&owner)).then_some((conn, owner))
+        });
+        let (mut conn, owner) = conn;
+        conn.send(format!("MD5 /dev1/{file} fsck\r\n"));
+        owners.push(owner);
+        eventually("its place in the line", PATIENCE, || {
+            let now = line(&server);
+            now.holders.len() + now.waiting == owners.len()
+        });
+        conns.push(conn);
+    }
+    assert_eq!(line(&server).holders, [owners[0]]);
+    kill_owner(&server, &conns[1]);
+    eventually("one place less", PATIENCE, || {
+        line(&server)
+            == Line {
+                holders: vec![owners[0]],
+                waiting: 1,
+            }
+    });
+    kill_owner(&server, &conns[0]);
+    eventually("the next one's turn", PATIENCE, || {
+        let now = line(&server);
+        now.holders == [owners[2]] || now == Line::default()
+    });
+    expect(&mut conns[2], format!("/dev1/short MD5={SHORT_MD5}\r\n"));
+    for conn in &mut conns[..2] {
+        conn.expect_closed();
+    }
+}
+
+/// I/O priority: best effort, the lowest, of the thread that reads and of no other.
+#[test]
+fn the_priority_of_the_thread() {
+    let server = builder().start();
+    sparse(&server, "dev1/long", LONG);
+    let mut conns = begin(&server, &["dev1/long"]);
+    let pid = server.worker_pids()[0];
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("tasks");
+    let mut low = Vec::new();
+    for task in tasks.flatten() {
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let tid: libc::pid_t = task
+            .file_name()
+            .to_str()
+            .expect("ASCII")
+            .parse()
+            .expect("a tid");
+        // SAFETY: no pointers; 1 is IOPRIO_WHO_PROCESS
+        let priority = unsafe { libc::syscall(libc::SYS_ioprio_get, 1, tid) };
+        if priority == (2 << 13) | 7 {
+            low.push(name.trim().to_owned());
+        }
+    }
+    assert_eq!(low, ["fsck"]);
+    expect(&mut conns[0], format!("/dev1/long MD5={LONG_MD5}\r\n"));
+}
+
+/// Without lock files they wait for those of their worker.
+#[test]
+fn without_lock_files() {
+    let server = builder().start();
+    sparse(&server, "dev1/long", SHORT);
+    fs::remove_dir_all(server.path(".rmogstored-run")).expect("rm -r");
+    let mut conns: Vec<Conn> = (0..5).map(|_| dial(&server)).collect();
+    for conn in &mut conns {
+        conn.send("MD5 /dev1/long fsck\r\n");
+    }
+    for conn in &mut conns {
+        expect(conn, format!("/dev1/long MD5={SHORT_MD5}\r\n"));
+    }
+    let log = server.log();
+    let said = log.iter().filter(|line| line.contains("fsck-")).count();
+    assert_eq!(said, 1, "{log:#?}");
+}
