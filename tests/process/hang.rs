@@ -1,11 +1,12 @@
 //! The means of `dead_device`: that the preloaded library holds what the server really does to a disk.
 
 use std::collections::BTreeSet;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use super::facts;
+use super::{alone, facts};
 use crate::harness::hang::{Calls, Disk, held_threads};
-use crate::harness::{PATIENCE, Server, eventually, pattern};
+use crate::harness::{Conn, PATIENCE, Server, eventually, pattern};
 
 /// One of each: what a client can do to a file.
 fn exchange(server: &Server) {
@@ -35,33 +36,17 @@ fn every_call_on_the_device_is_held() {
     exchange(&server);
     let folder = tempfile::TempDir::new().expect("a temporary folder");
     let report = folder.path().join("strace");
-    let strace = Command::new("strace")
-        .args(["-f", "-y", "-qq", "-o"])
-        .arg(&report)
-        .args(["-e", "trace=%file,%desc,syncfs"])
-        .args(["-p", &worker.to_string()])
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn();
-    let mut strace = match strace {
-        Ok(child) => child,
-        Err(error) => {
-            eprintln!("skipped: strace: {error}");
-            return;
-        }
+    let file = report.to_str().expect("a plain path");
+    let calls = "trace=%file,%desc,syncfs";
+    let Some(strace) = strace(worker, &["-y", "-o", file, "-e", calls]) else {
+        return;
     };
-    eventually("strace to be attached", PATIENCE, || {
-        assert!(strace.try_wait().expect("waitpid").is_none(), "strace");
-        facts::is_traced(worker)
-    });
     let before = disk.ever();
     let slow = disk.slow(Calls::All, 1);
     exchange(&server);
     drop(slow);
     let held = disk.ever() - before;
-    // SAFETY: no pointers; the pid is our child's, not yet reaped
-    unsafe { libc::kill(strace.id() as i32, libc::SIGINT) };
-    strace.wait().expect("waitpid");
+    detach(strace);
     let report = std::fs::read_to_string(report).expect("strace's report");
     let device = disk.root().join("dev1");
     let on_device = calls_on(&report, device.to_str().expect("a plain path"));
@@ -76,6 +61,34 @@ fn every_call_on_the_device_is_held() {
     );
     assert_eq!(held as usize, on_device.len(), "{report}");
     server.stop();
+}
+
+/// strace, attached to each thread of a process; `None`, with a line that says why, where there is none.
+fn strace(pid: i32, options: &[&str]) -> Option<Child> {
+    let child = Command::new("strace")
+        .args(["-f", "-qq", "-p", &pid.to_string()])
+        .args(options)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => {
+            eprintln!("skipped: strace: {error}");
+            return None;
+        }
+    };
+    eventually("strace to be attached", PATIENCE, || {
+        assert!(child.try_wait().expect("waitpid").is_none(), "strace");
+        facts::is_traced(pid)
+    });
+    Some(child)
+}
+
+fn detach(mut strace: Child) {
+    // SAFETY: no pointers; the pid is our child's, not yet reaped
+    unsafe { libc::kill(strace.id() as i32, libc::SIGINT) };
+    strace.wait().expect("waitpid");
 }
 
 /// The names of the calls that touch this folder; not those that only look at an open file or give advice,
@@ -119,10 +132,67 @@ fn a_held_call_ends_when_the_control_file_vanishes() {
     let mut conn = server.conn();
     conn.send("GET /dev1/file HTTP/1.1\r\nHost: t\r\n\r\n");
     eventually("the open to hang", PATIENCE, || disk.held() > 0);
-    assert_eq!(held_threads(worker).len(), 1);
+    let consumers = || {
+        let held = held_threads(worker);
+        held.iter().filter(|name| name.starts_with("con:")).count()
+    };
+    assert_eq!(consumers(), 1);
     server.conn().get("/").expect(200, true);
     hang.vanish();
     eventually("the open to come back", PATIENCE, || disk.held() == 0);
-    assert_eq!(held_threads(worker), [""; 0]);
+    assert_eq!(consumers(), 0);
     conn.response();
+}
+
+/// The same disk by other means: a tracer delays the server's own openat2, and only where it names one file.
+#[test]
+fn a_delay_by_strace_holds_its_share_too() {
+    let _alone = alone();
+    const DELAY: Duration = Duration::from_secs(4);
+    let server = Server::builder()
+        .threads(10)
+        .arg("--device-wait=0.5")
+        .arg("--probe-timeout=600")
+        .start();
+    server.write("dev1/file", "slow");
+    server.write("dev2/file", "healthy");
+    let worker = server.worker_pids()[0];
+    let delay = format!("inject=openat2:delay_enter={}", DELAY.as_micros());
+    let calls = "trace=openat2";
+    let options = ["-P", "dev1/file", "-e", calls, "-e", &delay];
+    let options = [&options[..], &["-o", "/dev/null"]].concat();
+    let Some(strace) = strace(worker, &options) else {
+        return;
+    };
+    let began = Instant::now();
+    let ask = |_| {
+        let mut conn = server.conn();
+        conn.send("GET /dev1/file HTTP/1.1\r\nHost: t\r\n\r\n");
+        conn
+    };
+    let mut dead: Vec<Conn> = (0..20).map(ask).collect();
+    let mut kept = server.conn();
+    let mut slowest = Duration::ZERO;
+    for _ in 0..200 {
+        let start = Instant::now();
+        assert_eq!(kept.get("/dev2/file").expect(200, true).body, b"healthy");
+        slowest = slowest.max(start.elapsed());
+    }
+    eprintln!(
+        "200 healthy GETs under strace in {:?}, the slowest {slowest:?}",
+        began.elapsed()
+    );
+    assert!(slowest < DELAY / 2, "{slowest:?}");
+    let mut served = 0;
+    for conn in &mut dead {
+        match conn.response().status {
+            200 => served += 1,
+            other => assert_eq!(other, 503),
+        }
+    }
+    assert!(began.elapsed() >= DELAY);
+    // half of the consumers were held, and nobody joined them until the delay was over
+    assert_eq!(served, 5);
+    detach(strace);
+    server.stop();
 }
