@@ -31,7 +31,12 @@ fn every_call_on_the_device_is_held() {
     let Some(disk) = Disk::new("dev1") else {
         return;
     };
-    let server = disk.builder().arg("--durability=full").start();
+    // no probe comes in between
+    let server = disk
+        .builder()
+        .arg("--durability=full")
+        .env("MOG_DISK_USAGE_INTERVAL", "3600")
+        .start();
     let worker = server.worker_pids()[0];
     exchange(&server);
     let folder = tempfile::TempDir::new().expect("a temporary folder");
