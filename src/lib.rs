@@ -48,16 +48,23 @@ mod sync {
 }
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Runs the program with this argv; returns when the master has ended.
 pub fn run(argv: impl Iterator<Item = OsString>) -> ExitCode {
     log::to_stderr();
-    let config = match config::cli::parse(argv) {
+    let config = match config::load(argv, |name| std::env::var_os(name)) {
         Ok(config) => config,
         Err(end) => return end.say(),
     };
-    match master::run(config) {
+    let ended = if config.check_only {
+        // Nobody is left to be told when stdout is closed.
+        master::check(&config).map(|fine| drop(writeln!(std::io::stdout(), "{fine}")))
+    } else {
+        master::run(config)
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             ::log::error!("{failure}");

@@ -2,6 +2,7 @@
 //! One crate, so that the harness is compiled once. PROTOCOL.md's sections 0 and 2 are what `http` holds the
 //! program to; every test owns its server, its docroot and its ports, so all of them may run at once.
 
+mod config;
 mod harness;
 mod http;
 mod mgmt;

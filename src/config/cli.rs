@@ -1,27 +1,26 @@
-//! argv: options, their defaults and units, and usage errors that name them.
+//! The table of options: names, units, defaults, and usage errors that name
+//! them. argv is read by it, and so is each line of a config file: every long
+//! option is a key.
 
-use super::{Config, Health, Site, Timeouts, Utilization};
-use crate::listener::{Address, Serves};
+use crate::listener::Address;
 use crate::scoreboard::MAX_WORKERS;
 use crate::store::Durability;
 use clap::builder::{PossibleValuesParser, TypedValueParser, ValueParser};
-use clap::{Arg, ArgAction, ArgMatches, Command};
-use std::ffi::OsString;
+use clap::{Arg, ArgAction, Command};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
-/// Why there is no configuration: help was asked for, or argv is wrong.
-pub struct End(clap::Error);
-
-impl End {
-    /// Prints it: help on stdout (0), an error on stderr (2).
-    pub fn say(self) -> ExitCode {
-        // Nobody is left to be told when stderr is closed.
-        let _ = self.0.print();
-        ExitCode::from(self.0.exit_code() as u8)
-    }
-}
+/// Options that a config file cannot hold: they are about config files, or
+/// about this run alone.
+pub const ARGV_ONLY: [&str; 7] = [
+    "config",
+    "check-config",
+    "multi",
+    "skipconfig",
+    "help",
+    "usage",
+    "version",
+];
 
 /// Longest time that an option takes: a week. Clients' clocks are 32 bits of
 /// milliseconds.
@@ -30,18 +29,15 @@ const MAX_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
 /// Most consumer threads, and fewest: a disk's queue wants about ten.
 const THREADS: std::ops::RangeInclusive<u64> = 10..=100;
 
-/// Reads argv (its first element is the program's name).
-pub fn parse(argv: impl Iterator<Item = OsString>) -> Result<Config, End> {
-    let matches = command().try_get_matches_from(argv).map_err(End)?;
-    Ok(from(&matches))
-}
-
-fn command() -> Command {
+/// All options. What is given twice is no error here: listeners add up, and
+/// whether the others agree is asked when all sources are read.
+pub fn command() -> Command {
     Command::new("rmogstored")
-        .about("A storage server for files over HTTP")
+        // However it is called: it says the same.
+        .bin_name("rmogstored")
+        .about("A storage server for files over HTTP, and the storage daemon of MogileFS")
         .version(env!("CARGO_PKG_VERSION"))
         .infer_long_args(true)
-        .args_override_self(false)
         .disable_help_flag(true)
         .arg(
             Arg::new("help")
@@ -51,16 +47,67 @@ fn command() -> Command {
                 .action(ArgAction::Help)
                 .help("Print this help"),
         )
+        .arg(said("usage").help("Print a short usage message"))
+        .args(files())
         .args(what())
         .args(how_many())
         .args(how_long())
+        .args(inherited())
 }
 
+/// An option with a value, which files and argv may repeat.
 fn option(name: &'static str, unit: &'static str, help: &'static str) -> Arg {
-    Arg::new(name).long(name).value_name(unit).help(help)
+    Arg::new(name)
+        .long(name)
+        .value_name(unit)
+        .action(ArgAction::Append)
+        .help(help)
+}
+
+/// An option without one. Twice is as good as once.
+fn said(name: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .action(ArgAction::SetTrue)
+        .overrides_with(name)
+}
+
+/// An option whose value may be left out: 1.
+fn switch(name: &'static str, help: &'static str) -> Arg {
+    option(name, "0|1", help)
+        .num_args(0..=1)
+        .require_equals(true)
+        .default_missing_value("1")
+        .value_parser(PossibleValuesParser::new(["0", "1"]).map(|value| value == "1"))
+}
+
+fn files() -> Vec<Arg> {
+    let path = |name, help| option(name, "FILE", help).value_parser(clap::value_parser!(PathBuf));
+    vec![
+        // The aliases are abbreviations that the older daemons take and that
+        // a newer option of ours would make ambiguous.
+        path(
+            "config",
+            "Read options from this file (key = value); argv wins",
+        )
+        .alias("c"),
+        said("check-config").help("Check all options and files, say so, and end"),
+        said("multi")
+            .hide(true)
+            .help("Several --config, each with a docroot and listeners"),
+        switch("daemonize", "Run in the background, and log to syslog")
+            .short('d')
+            .hide_possible_values(true),
+        path(
+            "pidfile",
+            "Write the master's pid here; a second start is refused",
+        )
+        .alias("p"),
+    ]
 }
 
 fn what() -> Vec<Arg> {
+    let listen = |name, help| option(name, "LISTEN", help).value_parser(Address::parse);
     vec![
         option(
             "docroot",
@@ -69,29 +116,21 @@ fn what() -> Vec<Arg> {
         )
         .default_value("/var/mogdata")
         .value_parser(clap::value_parser!(PathBuf)),
-        option(
+        listen(
             "httplisten",
-            "LISTEN",
             "Serve HTTP here: PORT, IPv4:PORT, [IPv6]:PORT or unix:/PATH; repeatable \
              [default: 0.0.0.0:7500 when no listener is given]",
         )
-        .action(ArgAction::Append)
-        .value_parser(ValueParser::new(Address::parse)),
-        option(
+        .aliases(["ht", "htt", "http"]),
+        listen(
             "httpgetlisten",
-            "LISTEN",
             "The same, read-only (GET and HEAD); repeatable",
-        )
-        .action(ArgAction::Append)
-        .value_parser(ValueParser::new(Address::parse)),
-        option(
+        ),
+        listen(
             "mgmtlisten",
-            "LISTEN",
-            "Serve MogileFS's sidechannel here; repeatable \
+            "Serve the MogileFS sidechannel here; repeatable \
              [default: 0.0.0.0:7501 when no listener is given]",
-        )
-        .action(ArgAction::Append)
-        .value_parser(ValueParser::new(Address::parse)),
+        ),
         option(
             "durability",
             "LEVEL",
@@ -153,138 +192,43 @@ fn how_long() -> Vec<Arg> {
             "Without the client taking a byte of the reply",
         ),
         seconds(
-            "device-wait",
-            "2",
-            "What a request waits for a device that is busy",
-        ),
-        seconds(
-            "probe-timeout",
-            "10",
-            "A device whose probe takes longer is dead",
-        ),
-        seconds(
             "drain-grace",
             "2",
             "While stopping: what an idle connection has left",
         ),
+        seconds(
+            "device-wait",
+            "2",
+            "How long a request waits for a busy device before it gets 503",
+        ),
+        seconds(
+            "probe-timeout",
+            "10",
+            "A device that takes longer to write and read back a few bytes is dead",
+        ),
     ]
 }
 
-fn parse_seconds(text: &str) -> Result<Duration, String> {
+/// What scripts written for the older daemons may say.
+fn inherited() -> Vec<Arg> {
+    vec![
+        switch("iostat", "Whether to measure how busy the disks are").hide(true),
+        said("skipconfig").short('s').hide(true),
+        option("server", "KIND", "What serves HTTP: it is this program")
+            .value_parser(["perlbal", "none"])
+            .hide(true),
+        option("serverbin", "FILE", "The program of another server")
+            .value_parser(clap::value_parser!(std::ffi::OsString))
+            .hide(true),
+    ]
+}
+
+/// Seconds with decimals.
+pub fn parse_seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.001..=MAX_SECONDS).contains(&seconds) => {
             Ok(Duration::from_secs_f64(seconds))
         }
         _ => Err(format!("expected seconds, 0.001 to {MAX_SECONDS}")),
-    }
-}
-
-fn from(matches: &ArgMatches) -> Config {
-    let seconds = |name| given::<Duration>(matches, name).unwrap_or_default();
-    let number = |name| given::<u64>(matches, name).map(|n| n as usize);
-    let listeners = |name, serves| {
-        matches
-            .get_many::<Address>(name)
-            .into_iter()
-            .flatten()
-            .map(move |address| (address.clone(), serves))
-    };
-    let mut all: Vec<_> = listeners("httplisten", Serves::Http)
-        .chain(listeners("httpgetlisten", Serves::HttpGet))
-        .chain(listeners("mgmtlisten", Serves::Mgmt))
-        .collect();
-    if all.is_empty() {
-        let any = |port| Address::Inet((std::net::Ipv4Addr::UNSPECIFIED, port).into());
-        all.extend([(any(7500), Serves::Http), (any(7501), Serves::Mgmt)]);
-    }
-    Config {
-        sites: vec![Site {
-            docroot: given(matches, "docroot").unwrap_or_default(),
-            listeners: all,
-        }],
-        workers: number("worker-processes").unwrap_or_else(default_workers),
-        threads: number("threads"),
-        max_connections: number("maxconns").unwrap_or_default(),
-        durability: given(matches, "durability").unwrap_or_default(),
-        timeouts: Timeouts {
-            idle: seconds("idle-timeout"),
-            head: seconds("head-timeout"),
-            body: seconds("body-timeout"),
-            send: seconds("send-timeout"),
-            device: seconds("device-wait"),
-            drain_grace: seconds("drain-grace"),
-        },
-        pidfile: None,
-        daemonize: false,
-        health: Health {
-            usage_interval: Duration::from_secs(10),
-            probe_timeout: seconds("probe-timeout"),
-            utilization: Utilization::Kernel,
-        },
-    }
-}
-
-fn given<T: Clone + Send + Sync + 'static>(matches: &ArgMatches, name: &str) -> Option<T> {
-    matches.get_one::<T>(name).cloned()
-}
-
-/// One per core; above four the listen queue's lock is what they share.
-fn default_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(args: &[&str]) -> Result<Config, String> {
-        let argv = std::iter::once("rmogstored")
-            .chain(args.iter().copied())
-            .map(OsString::from);
-        super::parse(argv).map_err(|end| end.0.to_string())
-    }
-
-    #[test]
-    fn the_command_is_sound() {
-        command().debug_assert();
-    }
-
-    #[test]
-    fn defaults() {
-        let config = parse(&[]).unwrap();
-        assert_eq!(config.sites[0].docroot, PathBuf::from("/var/mogdata"));
-        assert_eq!(config.sites[0].listeners.len(), 2);
-        assert_eq!(config.max_connections, 10_000);
-        assert!((1..=4).contains(&config.workers));
-    }
-
-    #[test]
-    fn a_listener_replaces_the_default() {
-        let config = parse(&["--httpgetlisten", "[::1]:80", "--httpgetl=81"]).unwrap();
-        assert_eq!(config.sites[0].listeners.len(), 2);
-        assert!(
-            config.sites[0]
-                .listeners
-                .iter()
-                .all(|(_, s)| *s == Serves::HttpGet)
-        );
-    }
-
-    #[test]
-    fn errors_name_the_option() {
-        for (args, named) in [
-            (vec!["--threads=9"], "--threads"),
-            (vec!["--worker-processes=0"], "--worker-processes"),
-            (vec!["--httplisten=nowhere"], "--httplisten"),
-            (vec!["--idle-timeout=-1"], "--idle-timeout"),
-            (vec!["--idle-timeout=nan"], "--idle-timeout"),
-            (vec!["--durability=some"], "--durability"),
-            (vec!["--nonesuch"], "--nonesuch"),
-            (vec!["stray"], "stray"),
-            (vec!["--docroot=/a", "--docroot=/b"], "--docroot"),
-        ] {
-            let error = parse(&args).unwrap_err();
-            assert!(error.contains(named), "{args:?}: {error}");
-        }
     }
 }

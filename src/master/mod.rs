@@ -3,6 +3,8 @@
 //! thing.
 
 pub mod children;
+mod daemon;
+mod pidfile;
 mod run;
 
 use crate::config::Config;
@@ -12,10 +14,12 @@ use crate::sys::signal::{Inbox, Mask, Signal};
 use crate::sys::{process, socket, watch};
 use crate::worker::{self, Door, Start};
 use children::{Children, Heir};
+use daemon::Daemon;
 use mio::{Events, Poll, Token};
+use pidfile::Pidfile;
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -77,19 +81,46 @@ struct Master {
     umask: u32,
     /// Where the lock files are.
     run: PathBuf,
+    daemon: Daemon,
+}
+
+/// What a start would find out before it serves, without serving: the line that
+/// says that all is well.
+pub fn check(config: &Config) -> Result<String, Failure> {
+    open_docroots(config)?;
+    let listeners: usize = config.sites.iter().map(|site| site.listeners.len()).sum();
+    let sites = config.sites.len();
+    Ok(format!(
+        "configuration is fine: {sites} site(s), {listeners} listener(s)"
+    ))
+}
+
+/// For the errors alone, and for what the run folder is named by: each worker
+/// opens its own.
+fn open_docroots(config: &Config) -> Result<Vec<OwnedFd>, Failure> {
+    let sites = config.sites.iter();
+    sites
+        .map(|site| {
+            crate::sys::file::open_root(&site.docroot)
+                .map_err(failed(format_args!("--docroot={}", site.docroot.display())))
+        })
+        .collect()
 }
 
 /// Runs until it is told to stop.
 pub fn run(config: Config) -> Result<(), Failure> {
     let solo = process::Solo::prove().map_err(failed("at start"))?;
     let umask = process::umask(&solo);
-    let mut docroots = Vec::new();
-    for site in &config.sites {
-        // Opened for the error alone: each worker opens its own.
-        let root = crate::sys::file::open_root(&site.docroot)
-            .map_err(failed(format_args!("--docroot={}", site.docroot.display())))?;
-        docroots.push(root);
-    }
+    let docroots = open_docroots(&config)?;
+    // The process that goes on from here is another one when it detaches.
+    let daemon = Daemon::detach(&config).map_err(failed("--daemonize"))?;
+    let pidfile = config
+        .pidfile
+        .as_deref()
+        .map(|path| {
+            Pidfile::claim(path).map_err(failed(format_args!("pidfile {}", path.display())))
+        })
+        .transpose()?;
     let run = run::folder(&config, &docroots[0])?;
     drop(docroots);
     raise_descriptor_limit(&config);
@@ -112,6 +143,12 @@ pub fn run(config: Config) -> Result<(), Failure> {
             listeners.push(listener);
         }
     }
+    if let Some(pidfile) = &pidfile {
+        // Not before: a start that cannot listen leaves the file as it was.
+        pidfile
+            .write(std::process::id())
+            .map_err(failed(format_args!("pidfile {}", pidfile.path().display())))?;
+    }
     let poll = Poll::new().map_err(failed("the master's loop"))?;
     let signals = Inbox::open().map_err(failed("signal handlers"))?;
     watch::readable(poll.registry(), signals.as_fd(), SIGNALS).map_err(failed("signals"))?;
@@ -130,8 +167,12 @@ pub fn run(config: Config) -> Result<(), Failure> {
         ready_since: None,
         umask,
         run,
+        daemon,
     };
     let ended = master.mind();
+    if let Some(Err(e)) = pidfile.as_ref().map(Pidfile::clear) {
+        log::warn!("the pidfile names a process that has ended: {e}");
+    }
     for listener in &master.listeners {
         listener.unlink();
     }
@@ -201,6 +242,9 @@ impl Master {
             }
             self.started = true;
             log::info!("ready with {} workers", self.config.workers);
+            if let Err(e) = self.daemon.ready() {
+                log::error!("/dev/null: {e}");
+            }
         }
     }
 

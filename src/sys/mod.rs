@@ -15,6 +15,7 @@ pub mod selector;
 pub mod sendfile;
 pub mod signal;
 pub mod socket;
+pub mod syslog;
 pub mod watch;
 
 use std::io;

@@ -89,6 +89,29 @@ pub fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Leaves the terminal: a session and a process group of this process alone.
+pub fn new_session() -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::setsid() })?;
+    Ok(())
+}
+
+/// One of the streams that every process is born with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standard {
+    Input = 0,
+    Output = 1,
+    Error = 2,
+}
+
+/// Makes a standard stream another name of `file`.
+pub fn redirect(stream: Standard, file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers. Nobody owns the standard streams: std lends them by
+    // number, and what it writes next goes to the new file.
+    check(unsafe { libc::dup2(file.as_raw_fd(), stream as libc::c_int) })?;
+    Ok(())
+}
+
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {

@@ -292,6 +292,7 @@ fn live(start: Start) -> io::Result<()> {
     }
     let mut crew = crew?;
     slot.set_state(State::Ready);
+    crate::log::leave_stderr().map_err(named("stderr"))?;
     housekeeper.report_ready()?;
     // health::start(…) comes here, and says this when its first round is over.
     channel.send(crate::channel::Message::Surveyed)?;

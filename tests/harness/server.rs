@@ -24,6 +24,8 @@ const NOBODY: u32 = 65534;
 /// How the server is to be started.
 pub struct Builder {
     args: Vec<String>,
+    bare: bool,
+    called: Option<PathBuf>,
     envs: Vec<(String, String)>,
     rlimits: Vec<(u32, u64, u64)>,
     umask: u32,
@@ -40,6 +42,8 @@ impl Builder {
     fn new() -> Self {
         Self {
             args: Vec::new(),
+            bare: false,
+            called: None,
             envs: Vec::new(),
             rlimits: Vec::new(),
             umask: 0o022,
@@ -73,6 +77,18 @@ impl Builder {
     /// `timeout("idle", 0.5)` is `--idle-timeout=0.5`; also `head`, `body`, `send`.
     pub fn timeout(self, which: &str, seconds: f64) -> Self {
         self.arg(&format!("--{which}-timeout={seconds}"))
+    }
+
+    /// Without any option that the test does not give itself: for those whose options are in files.
+    pub fn bare(mut self) -> Self {
+        self.bare = true;
+        self
+    }
+
+    /// By another name: a symlink that the test has made.
+    pub fn called(mut self, path: &Path) -> Self {
+        self.called = Some(path.to_owned());
+        self
     }
 
     /// Any other option, as it stands.
@@ -179,12 +195,14 @@ impl Builder {
             exe_dir = Some(dir);
             chown_tree(&root, NOBODY);
         }
-        let mut command = Command::new(&exe);
-        command.arg(format!("--docroot={}", root.display()));
-        command
-            .arg(format!("--worker-processes={}", self.workers))
-            .arg(format!("--threads={}", self.threads));
-        if self.default_listener {
+        let mut command = Command::new(self.called.as_ref().unwrap_or(&exe));
+        if !self.bare {
+            command
+                .arg(format!("--docroot={}", root.display()))
+                .arg(format!("--worker-processes={}", self.workers))
+                .arg(format!("--threads={}", self.threads));
+        }
+        if !self.bare && self.default_listener {
             command.arg("--httplisten=127.0.0.1:0");
         }
         command.args(&self.args).envs(self.envs.iter().cloned());
@@ -335,7 +353,8 @@ pub enum Listener {
 }
 
 impl Listener {
-    fn parse(line: &str) -> Option<Listener> {
+    /// `listening on http 127.0.0.1:80` and its like.
+    pub fn parse(line: &str) -> Option<Listener> {
         let (_, rest) = line.split_once("listening on ")?;
         let (kind, place) = rest.trim().split_once(' ')?;
         let unix = place.strip_prefix("unix:").map(PathBuf::from);

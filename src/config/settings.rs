@@ -1,0 +1,217 @@
+//! All settings together: argv, files and environment, made one configuration.
+
+use super::refusal::Refusal;
+use super::source::{Said, Source, agreed, is_same_path};
+use super::{Config, Health, Timeouts, Utilization, cli, sites};
+use clap::ArgMatches;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// All that was said, by whom and where.
+pub(super) struct Settings {
+    pub(super) argv: Source,
+    pub(super) files: Vec<(PathBuf, Source)>,
+    pub(super) is_multi: bool,
+    /// argv's own matches, for what only argv can say and for defaults.
+    matches: ArgMatches,
+}
+
+impl Settings {
+    pub(super) fn read(matches: ArgMatches) -> Result<Settings, Refusal> {
+        let argv = Source::argv(matches.clone());
+        let is_multi = matches.get_flag("multi");
+        let paths: Vec<PathBuf> = argv
+            .all("config")
+            .into_iter()
+            .map(|said| said.value)
+            .collect();
+        for (nr, path) in paths.iter().enumerate() {
+            if paths[..nr].iter().any(|other| is_same_path(other, path)) {
+                return Err(Refusal::of_file(format!(
+                    "config={} is given twice",
+                    path.display()
+                )));
+            }
+        }
+        if paths.len() > 1 && !is_multi {
+            return Err(Refusal::of_file(
+                "several --config need --multi: one tree of processes for several docroots".into(),
+            ));
+        }
+        if paths.is_empty() && is_multi {
+            return Err(Refusal::of_argv("--multi needs --config".into()));
+        }
+        let mut command = cli::command();
+        let files = paths
+            .into_iter()
+            .map(|path| Source::file(&path, &mut command).map(|file| (path, file)))
+            .collect::<Result<_, _>>()?;
+        Ok(Settings {
+            argv,
+            files,
+            is_multi,
+            matches,
+        })
+    }
+
+    fn in_files<T: Clone + Send + Sync + 'static>(&self, key: &str) -> Vec<Said<T>> {
+        let files = self.files.iter();
+        files.flat_map(|(_, file)| file.all(key)).collect()
+    }
+
+    /// argv wins.
+    pub(super) fn argv_else_files<T: Clone + Send + Sync + 'static>(
+        &self,
+        key: &str,
+    ) -> Vec<Said<T>> {
+        let argv = self.argv.all(key);
+        if argv.is_empty() {
+            self.in_files(key)
+        } else {
+            argv
+        }
+    }
+
+    /// A path of which argv and files must say the same.
+    pub(super) fn path(&self, key: &str) -> Result<Option<Said<PathBuf>>, Refusal> {
+        let mut all = self.argv.all(key);
+        all.extend(self.in_files(key));
+        agreed(key, "path ", all)
+    }
+
+    /// A value of the whole tree of processes, unless it is the default's.
+    fn said<T: Clone + PartialEq + Send + Sync + 'static>(
+        &self,
+        key: &str,
+    ) -> Result<Option<T>, Refusal> {
+        let one = agreed(key, "", self.argv_else_files(key))?;
+        Ok(one.map(|said| said.value))
+    }
+
+    /// The default, of a key that has one.
+    pub(super) fn default<T: Clone + Default + Send + Sync + 'static>(&self, key: &str) -> T {
+        // argv's own value is no default, but then nobody asks.
+        self.matches.get_one(key).cloned().unwrap_or_default()
+    }
+
+    fn or_default<T: Clone + Default + PartialEq + Send + Sync + 'static>(
+        &self,
+        key: &str,
+    ) -> Result<T, Refusal> {
+        Ok(self.said(key)?.unwrap_or_else(|| self.default(key)))
+    }
+
+    fn number(&self, key: &str) -> Result<Option<usize>, Refusal> {
+        Ok(self.said::<u64>(key)?.map(|n| n as usize))
+    }
+
+    pub(super) fn config(&self, env: impl Fn(&str) -> Option<OsString>) -> Result<Config, Refusal> {
+        let config = Config {
+            sites: sites::sites(self)?,
+            workers: self
+                .number("worker-processes")?
+                .unwrap_or_else(default_workers),
+            threads: self.number("threads")?,
+            max_connections: self.max_connections()?,
+            durability: self.or_default("durability")?,
+            timeouts: Timeouts {
+                idle: self.or_default("idle-timeout")?,
+                head: self.or_default("head-timeout")?,
+                body: self.or_default("body-timeout")?,
+                send: self.or_default("send-timeout")?,
+                drain_grace: self.or_default("drain-grace")?,
+                device: self.or_default("device-wait")?,
+            },
+            pidfile: self.path("pidfile")?.map(|said| said.value),
+            daemonize: self.or_default("daemonize")?,
+            health: self.health(&env)?,
+            check_only: self.matches.get_flag("check-config"),
+        };
+        if config.daemonize {
+            self.refuse_relative(&config, env("PATH"))?;
+        }
+        self.warn_of_ignored();
+        Ok(config)
+    }
+
+    /// One number for all: argv's, or those of the sites together.
+    fn max_connections(&self) -> Result<usize, Refusal> {
+        const KEY: &str = "maxconns";
+        if let Some(all) = agreed(KEY, "", self.argv.all::<u64>(KEY))? {
+            return Ok(all.value as usize);
+        }
+        let default: u64 = self.default(KEY);
+        let mut sum = 0;
+        for (_, file) in &self.files {
+            let of_site = agreed(KEY, "", file.all(KEY))?;
+            sum += of_site.map_or(default, |said| said.value);
+        }
+        Ok(if self.files.is_empty() { default } else { sum } as usize)
+    }
+
+    fn health(&self, env: impl Fn(&str) -> Option<OsString>) -> Result<Health, Refusal> {
+        const INTERVAL: &str = "MOG_DISK_USAGE_INTERVAL";
+        let usage_interval = match env(INTERVAL) {
+            None => Duration::from_secs(10),
+            Some(text) => cli::parse_seconds(&text.to_string_lossy())
+                .map_err(|e| Refusal::of_file(format!("{INTERVAL}={}: {e}", text.display())))?,
+        };
+        let command = env("MOG_IOSTAT_CMD").filter(|command| !command.is_empty());
+        let is_wanted = self.said("iostat")?.unwrap_or(true);
+        Ok(Health {
+            usage_interval,
+            probe_timeout: self.or_default("probe-timeout")?,
+            utilization: match (is_wanted, command) {
+                (false, _) => Utilization::Off,
+                (true, Some(command)) => Utilization::Command(command),
+                (true, None) => Utilization::Kernel,
+            },
+        })
+    }
+
+    /// A daemon works in `/`, and an upgrade finds the program by PATH.
+    fn refuse_relative(&self, config: &Config, path: Option<OsString>) -> Result<(), Refusal> {
+        let files = self.files.iter().map(|(path, _)| ("config", path));
+        let docroots = config.sites.iter().map(|site| ("docroot", &site.docroot));
+        let pidfile = config.pidfile.iter().map(|path| ("pidfile", path));
+        let mut lines: Vec<String> = files
+            .chain(docroots)
+            .chain(pidfile)
+            .filter(|(_, path)| path.is_relative())
+            .map(|(key, path)| format!("{key}={} must use an absolute path", path.display()))
+            .collect();
+        let path = path.unwrap_or_default();
+        // An empty element is the current directory. An empty PATH has none.
+        let mut elements = path.as_bytes().split(|byte| *byte == b':');
+        if !path.is_empty() && elements.any(|element| !element.starts_with(b"/")) {
+            lines.push("PATH environment contains relative path".into());
+        }
+        if lines.is_empty() {
+            return Ok(());
+        }
+        lines.push("relative paths are incompatible with --daemonize".into());
+        Err(Refusal { lines, code: 1 })
+    }
+
+    /// What meant something to other daemons. One line a key.
+    fn warn_of_ignored(&self) {
+        if let Some(said) = self.argv_else_files::<OsString>("serverbin").first() {
+            log::warn!("serverbin = {} ignored", said.text.display());
+        }
+        let server = self.argv_else_files::<String>("server");
+        if let Some(said) = server.iter().find(|said| said.value != "perlbal") {
+            log::warn!(
+                "server = {} ignored: HTTP is served by this program ({})",
+                said.value,
+                said.place
+            );
+        }
+    }
+}
+
+/// One per core; above four the listen queue's lock is what they share.
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4))
+}
