@@ -50,7 +50,10 @@ const MAY_KNOW: [(&str, &[&str]); 19] = [
             "buffer", "device", "http", "listener", "mgmt", "queue", "site", "sys",
         ],
     ),
-    ("health", &["config", "log", "scoreboard", "store", "sys"]),
+    (
+        "health",
+        &["config", "log", "scoreboard", "store", "sync", "sys"],
+    ),
     (
         "worker",
         &[
