@@ -1,9 +1,8 @@
 //! `watch`: reports, and nobody who waits for another's.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::{builder, dial, expect, expect_open};
+use super::{builder, dial, dial_other, expect, expect_open};
 use crate::harness::server::{Builder, own_docroot};
 use crate::harness::{Conn, PATIENCE, eventually};
 use crate::process::facts;
@@ -122,13 +121,13 @@ fn who_does_not_read_delays_nobody() {
 #[test]
 fn every_worker_has_watchers() {
     let server = watched().workers(3).threads(30).start();
-    let mut all: Vec<Conn> = (0..24).map(|_| dial(&server)).collect();
-    all.iter_mut().for_each(expect_open);
-    let owners: BTreeSet<i32> = all
-        .iter()
-        .filter_map(|conn| facts::owner(server.pid(), conn))
-        .collect();
-    assert_eq!(owners.len(), 3);
+    let (mut all, mut owners) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let (conn, owner) = dial_other(&server, &owners);
+        owners.push(owner);
+        all.push(conn);
+    }
+    all.extend((0..21).map(|_| dial(&server)));
     for conn in &mut all {
         conn.send("watch\r\n");
     }
