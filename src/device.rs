@@ -2,70 +2,44 @@
 //! thread that enters it, so a thread enters only with a [`Pass`], and no device
 //! gets so many of them that nobody is left for the others.
 //!
-//! A device may hold one more consumer as long as it holds fewer than are left
-//! for all others: of n consumers one busy device gets n/2, k of them n/(k+1)
-//! each, and as many stay free. Who finds no place waits in the device's own
-//! line, off the consumers, up to a bound and a deadline. Of a device that is
-//! known to hang nobody waits for.
+//! Who finds no place (`lane.rs` has the rule) waits in the device's own line,
+//! off the consumers, up to a bound and a deadline. For a device that is known
+//! to hang nobody waits.
 //!
-//! A consumer that has been inside of a device for [`HANGS_MS`] counts as lost:
-//! the pool replaces it, and it weighs on its own device alone.
+//! Locks: a pass may be dropped under a lock of the queue, so nothing here
+//! calls the queue, or drops a pass, under the lock of the table.
 
-use crate::queue::Token;
+use crate::closer::Closer;
+use crate::lane::{Hanging, Lanes};
+use crate::queue::{Queue, Token};
 use crate::scoreboard::{Device, Name, Scoreboard};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sys::clock::Tick;
-use crate::sys::process;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-/// Clients that wait for one device, in one worker; more are refused at once.
+/// Clients that wait for one device, in one worker, with a request; more are
+/// refused at once.
 pub const LINE: usize = 128;
-
-/// A call that has not come back for so long hangs. Milliseconds; a turn reads
-/// or writes a few MiB at most.
-const HANGS_MS: u32 = 1000;
 
 /// One worker's devices.
 pub struct Devices {
     table: Mutex<Table>,
     /// Calls that nobody has delivered yet.
     due: AtomicUsize,
-    /// What is closed by a thread of its own.
-    closer: Mutex<Option<Sender<Box<dyn Send>>>>,
+    closer: Closer,
     board: Scoreboard,
     /// Lanes of the docroots themselves come first, one a site.
     sites: usize,
 }
 
-/// A device's lane: who is inside, who waits. Its number is that of the site,
-/// or the number of sites plus that of its line on the scoreboard.
-#[derive(Default)]
-struct Lane {
-    inside: Vec<Visitor>,
-    line: VecDeque<(Token, Tick)>,
-    /// Of those inside, how many are lost.
-    lost: usize,
-}
-
-struct Visitor {
-    serial: u32,
-    since: Tick,
-    lost: bool,
-}
-
+/// A lane's number is that of the site, or the number of sites plus that of the
+/// device's line on the scoreboard.
 struct Table {
-    consumers: usize,
-    /// Passes that are out, and those of them that count as lost.
-    inside: usize,
-    lost: usize,
-    /// Clients in all lines.
-    waiting: usize,
-    next_serial: u32,
-    lanes: Vec<Lane>,
+    lanes: Lanes,
     names: HashMap<(usize, Name), usize>,
     /// Of the scoreboard when `names` was made.
     layout: Option<u64>,
@@ -82,7 +56,12 @@ pub enum Call {
 
 /// A line to wait in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Line(u32);
+pub struct Line {
+    lane: u32,
+    /// For the next turn of a transfer that has begun. That is not refused
+    /// because a device has much to do, but only when it does nothing.
+    begun: bool,
+}
 
 /// Why a device cannot be entered now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +92,9 @@ impl Refusal {
 pub struct Pass {
     devices: Arc<Devices>,
     lane: u32,
-    serial: u32,
+    serial: u64,
+    /// It came from the line, and no consumer has its client yet.
+    is_new: bool,
 }
 
 /// What a client holds of the devices.
@@ -140,21 +121,32 @@ impl Ticket {
         site: usize,
         name: &[u8],
     ) -> Result<Line, Refusal> {
-        let lane = devices.lane(site, name);
-        self.enter_again(devices, lane)?;
-        Ok(lane)
+        let line = devices.line(site, name);
+        self.go(devices, line)?;
+        Ok(line)
     }
 
     /// Enters a device once more, for the next turn of the same transfer.
-    pub fn enter_again(&mut self, devices: &Arc<Devices>, lane: Line) -> Result<(), Refusal> {
+    pub fn enter_again(&mut self, devices: &Arc<Devices>, line: Line) -> Result<(), Refusal> {
+        self.go(
+            devices,
+            Line {
+                begun: true,
+                ..line
+            },
+        )
+    }
+
+    fn go(&mut self, devices: &Arc<Devices>, line: Line) -> Result<(), Refusal> {
         if std::mem::take(&mut self.too_late) {
             return Err(Refusal::TooLate);
         }
-        if self.pass.as_ref().is_some_and(|pass| pass.lane == lane.0) {
+        if let Some(pass) = self.pass.as_mut().filter(|pass| pass.lane == line.lane) {
+            pass.begin();
             return Ok(());
         }
         self.leave();
-        self.pass = Some(devices.enter(lane)?);
+        self.pass = Some(devices.enter(line)?);
         Ok(())
     }
 
@@ -169,25 +161,20 @@ impl Devices {
     pub fn new(consumers: usize, sites: usize, board: Scoreboard) -> Arc<Devices> {
         Arc::new(Devices {
             table: Mutex::new(Table {
-                consumers,
-                inside: 0,
-                lost: 0,
-                waiting: 0,
-                next_serial: 0,
-                lanes: Vec::new(),
+                lanes: Lanes::new(consumers),
                 names: HashMap::new(),
                 layout: None,
                 calls: Vec::new(),
             }),
             due: AtomicUsize::new(0),
-            closer: Mutex::new(None),
+            closer: Closer::default(),
             board,
             sites,
         })
     }
 
-    /// The lane of a device; of its docroot where it has none of its own.
-    fn lane(&self, site: usize, name: &[u8]) -> Line {
+    /// The line of a device; of its docroot where it has none of its own.
+    fn line(&self, site: usize, name: &[u8]) -> Line {
         let layout = self.board.layout();
         let mut table = self.table.lock();
         if table.layout != Some(layout) {
@@ -199,7 +186,10 @@ impl Devices {
                 .collect();
         }
         let lane = Name::new(name).and_then(|name| table.names.get(&(site, name)).copied());
-        Line(lane.unwrap_or(site) as u32)
+        Line {
+            lane: lane.unwrap_or(site) as u32,
+            begun: false,
+        }
     }
 
     fn is_dead(&self, lane: u32) -> bool {
@@ -209,15 +199,15 @@ impl Devices {
     }
 
     fn enter(self: &Arc<Self>, line: Line) -> Result<Pass, Refusal> {
-        if self.is_dead(line.0) {
+        if self.is_dead(line.lane) {
             return Err(Refusal::Dead);
         }
         let mut table = self.table.lock();
-        let waiting = table.lane(line.0).line.len();
-        if waiting == 0 && table.has_room(line.0) {
-            return Ok(table.let_in(self, line.0));
+        let waiting = table.lanes.waiting_for(line.lane);
+        if waiting == 0 && table.lanes.has_room(line.lane) {
+            return Ok(self.pass(&mut table, line.lane, Some(Tick::now())));
         }
-        Err(if waiting >= LINE {
+        Err(if waiting >= LINE && !line.begun {
             Refusal::Full
         } else {
             Refusal::Wait(line)
@@ -227,32 +217,32 @@ impl Devices {
     /// The client of this token, parked, waits in this line.
     pub fn line_up(self: &Arc<Self>, line: Line, token: Token) {
         let mut table = self.table.lock();
-        table.lane(line.0).line.push_back((token, Tick::now()));
-        table.waiting += 1;
+        table.lanes.line_up(line.lane, token, line.begun);
         // Somebody may have left since it was refused.
         self.call_in(&mut table);
     }
 
     /// Who has room is called in.
     fn call_in(self: &Arc<Self>, table: &mut Table) {
-        for lane in 0..table.lanes.len() as u32 {
-            while !table.lane(lane).line.is_empty() && table.has_room(lane) {
-                let Some((token, _)) = table.lane(lane).line.pop_front() else {
-                    break;
-                };
-                table.waiting -= 1;
-                let pass = table.let_in(self, lane);
-                table.calls.push((token, Call::Enter(pass)));
-            }
+        while let Some((lane, token)) = table.lanes.next() {
+            let pass = self.pass(table, lane, None);
+            table.calls.push((token, Call::Enter(pass)));
         }
         self.due.store(table.calls.len(), Ordering::Release);
     }
 
-    /// Calls to be delivered now. Whoever ends a turn asks, and the sweeper.
-    pub fn calls(&self) -> Vec<(Token, Call)> {
-        if self.due.load(Ordering::Acquire) == 0 {
-            return Vec::new();
+    /// Tells the parked clients that are called. Whoever ends a turn does it,
+    /// and the sweeper.
+    pub fn deliver<T: AsFd>(&self, queue: &Queue<T>, receive: impl Fn(&mut T, Call)) {
+        // Again: a call that finds its client gone gives the pass to the next.
+        while self.due.load(Ordering::Acquire) > 0 {
+            for (token, call) in self.calls() {
+                queue.call(token, |client| receive(client, call));
+            }
         }
+    }
+
+    fn calls(&self) -> Vec<(Token, Call)> {
         let mut table = self.table.lock();
         self.due.store(0, Ordering::Release);
         std::mem::take(&mut table.calls)
@@ -263,56 +253,26 @@ impl Devices {
     pub fn expire(&self, now: Tick, wait: Duration) {
         let wait = wait.as_millis() as u32;
         let mut table = self.table.lock();
-        if table.waiting == 0 {
-            return;
-        }
-        let mut late = Vec::new();
-        for (nr, lane) in table.lanes.iter_mut().enumerate() {
-            let is_dead = !lane.line.is_empty() && self.is_dead(nr as u32);
-            while let Some((token, since)) = lane.line.front() {
-                if !is_dead && now.since(*since) < wait {
-                    break;
-                }
-                late.push((*token, Call::TooLate));
-                lane.line.pop_front();
-            }
-        }
-        table.waiting -= late.len();
-        table.calls.append(&mut late);
+        let late = table.lanes.expire(now, wait, |lane| self.is_dead(lane));
+        let late = late.into_iter().map(|token| (token, Call::TooLate));
+        table.calls.extend(late);
         self.due.store(table.calls.len(), Ordering::Release);
     }
 
     /// Looks for calls that hang, once a tick: says so once, has their devices
-    /// probed, and returns how many consumers are lost in them.
+    /// probed, and returns how many consumers are to be replaced.
     pub fn survey(self: &Arc<Self>, now: Tick) -> usize {
-        let mut news = Vec::new();
-        let lost = {
+        let (news, replaced) = {
             let mut table = self.table.lock();
-            let before = table.lost;
-            let Table { lanes, lost, .. } = &mut *table;
-            for (nr, lane) in lanes.iter_mut().enumerate() {
-                let were = lane.lost;
-                for visitor in &mut lane.inside {
-                    if !visitor.lost && now.since(visitor.since) >= HANGS_MS {
-                        visitor.lost = true;
-                        lane.lost += 1;
-                        *lost += 1;
-                    }
-                }
-                if lane.lost > 0 {
-                    news.push((nr, were, lane.lost));
-                }
-            }
-            if table.lost > before {
-                // Those who are lost weigh on their own device alone.
-                self.call_in(&mut table);
-            }
-            table.lost
+            let news = table.lanes.count_lost(now);
+            // Those who are lost weigh on their own device alone.
+            self.call_in(&mut table);
+            (news, table.lanes.replaced())
         };
-        for (lane, were, are) in news {
-            self.report(lane, were, are);
+        for Hanging { lane, were, are } in news {
+            self.report(lane as usize, were, are);
         }
-        lost
+        replaced
     }
 
     fn report(&self, lane: usize, were: usize, are: usize) {
@@ -332,87 +292,58 @@ impl Devices {
         }
     }
 
-    /// Drops something that holds files of a device which may hang: in a thread
-    /// that nobody waits for.
-    pub fn close_later(&self, held: impl Send + 'static) {
-        let mut closer = self.closer.lock();
-        if closer.is_none() {
-            let (give, take) = channel::<Box<dyn Send>>();
-            let started = std::thread::Builder::new().spawn(move || {
-                process::name_thread(c"closer");
-                take.into_iter().for_each(drop);
-            });
-            match started {
-                Ok(_) => *closer = Some(give),
-                Err(e) => log::warn!("files of a busy device are closed at once: {e}"),
-            }
-        }
-        // Without a thread it is dropped here.
-        if let Some(closer) = &*closer {
-            let _ = closer.send(Box::new(held));
-        }
+    /// Drops something that holds files of this device, which may hang: in a
+    /// thread that nobody waits for.
+    pub fn close_later(&self, line: Line, held: impl Send + 'static) {
+        self.closer.close(line.lane, held);
     }
 
     /// The pool has another size.
     pub fn set_consumers(self: &Arc<Self>, consumers: usize) {
         let mut table = self.table.lock();
-        table.consumers = consumers;
+        table.lanes.set_consumers(consumers);
         self.call_in(&mut table);
     }
 
-    fn leave(self: &Arc<Self>, lane: u32, serial: u32) {
+    fn pass(self: &Arc<Self>, table: &mut Table, lane: u32, since: Option<Tick>) -> Pass {
+        Pass {
+            devices: Arc::clone(self),
+            lane,
+            serial: table.lanes.let_in(lane, since),
+            is_new: since.is_none(),
+        }
+    }
+
+    fn leave(self: &Arc<Self>, lane: u32, serial: u64) {
         let mut table = self.table.lock();
-        let place = table.lane(lane);
-        let Some(at) = place.inside.iter().position(|v| v.serial == serial) else {
-            return;
-        };
-        if place.inside.swap_remove(at).lost {
-            place.lost -= 1;
-            table.lost -= 1;
-        }
-        table.inside -= 1;
-        if table.waiting > 0 {
-            self.call_in(&mut table);
-        }
+        table.lanes.let_out(lane, serial);
+        self.call_in(&mut table);
     }
 }
 
-impl Table {
-    fn lane(&mut self, lane: u32) -> &mut Lane {
-        let lane = lane as usize;
-        if self.lanes.len() <= lane {
-            self.lanes.resize_with(lane + 1, Lane::default);
+impl Pass {
+    /// A consumer has its client now.
+    fn begin(&mut self) {
+        if !std::mem::take(&mut self.is_new) {
+            return;
         }
-        &mut self.lanes[lane]
-    }
-
-    /// See the module: fewer inside than are left for all others.
-    fn has_room(&mut self, lane: u32) -> bool {
-        let own = self.lane(lane);
-        let (inside, lost) = (own.inside.len(), own.lost);
-        let taken = self.inside - self.lost + lost;
-        inside < self.consumers.saturating_sub(taken)
-    }
-
-    fn let_in(&mut self, devices: &Arc<Devices>, lane: u32) -> Pass {
-        let serial = self.next_serial;
-        self.next_serial = serial.wrapping_add(1);
-        self.inside += 1;
-        self.lane(lane).inside.push(Visitor {
-            serial,
-            since: Tick::now(),
-            lost: false,
-        });
-        Pass {
-            devices: Arc::clone(devices),
-            lane,
-            serial,
-        }
+        let mut table = self.devices.table.lock();
+        table.lanes.begin(self.lane, self.serial);
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
         self.devices.leave(self.lane, self.serial);
+    }
+}
+
+#[cfg(test)]
+impl Devices {
+    /// Who is inside, of those lost, who waits; and whether a call is due.
+    pub fn counts(&self) -> (usize, usize, usize, bool) {
+        let table = self.table.lock();
+        let (inside, lost, waiting) = table.lanes.counts();
+        (inside, lost, waiting, !table.calls.is_empty())
     }
 }

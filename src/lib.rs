@@ -28,7 +28,9 @@ pub mod queue;
 pub mod http;
 pub mod mgmt;
 
+mod closer;
 pub mod device;
+mod lane;
 pub mod site;
 pub mod store;
 

@@ -304,6 +304,14 @@ impl<T: AsFd> Queue<T> {
 }
 
 #[cfg(test)]
+impl<T> Turn<T> {
+    /// For a fault of the model check: its token while it is out.
+    pub fn token(&self) -> Token {
+        self.token
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

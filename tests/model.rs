@@ -1,7 +1,7 @@
 //! A model check of what is hard to test by running it: the hand-over of clients between the queue and its
-//! consumers, the gate, and the stop of an acceptor. shuttle runs each scenario under thousands of schedules.
+//! consumers, the lines before devices, the gate, and the stop of an acceptor. shuttle runs each scenario under thousands of schedules.
 //!
-//! `src/queue.rs` and `src/worker/gate.rs` are the real ones, mounted at the root of this crate. What they import
+//! `src/queue.rs`, `src/device.rs` and `src/worker/gate.rs` are the real ones, mounted at the root of this crate. What they import
 //! from `crate::sync` and `crate::sys` is made here: shuttle's locks and atomics, a clock that moves when the
 //! scenario says so, and a kernel in memory. Timeouts never fire unless a scenario lets time pass, so that a lost
 //! wake-up is a deadlock, which shuttle reports with the schedule that led to it.
@@ -9,9 +9,11 @@
 mod model {
     pub mod clock;
     pub mod kernel;
+    pub mod scoreboard;
     pub mod selector;
     pub mod sync;
 
+    mod device;
     mod echo;
     mod gate;
     mod hand_over;
@@ -40,6 +42,34 @@ mod queue;
 )]
 #[path = "../src/worker/gate.rs"]
 mod gate;
+
+#[allow(
+    dead_code,
+    reason = "the real file; the scenarios need not use all of it"
+)]
+#[path = "../src/device.rs"]
+mod device;
+
+#[allow(
+    dead_code,
+    reason = "the real file; the scenarios need not use all of it"
+)]
+#[path = "../src/lane.rs"]
+mod lane;
+
+use model::scoreboard;
+
+/// Closes at once: no device's files hang here.
+mod closer {
+    #[derive(Default)]
+    pub struct Closer(());
+
+    impl Closer {
+        pub fn close(&self, _lane: u32, held: impl Send + 'static) {
+            drop(held);
+        }
+    }
+}
 
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, MaxSteps, Runner};

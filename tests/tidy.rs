@@ -7,7 +7,7 @@ use std::process::Command;
 
 /// Who may know whom: a noun, and the nouns that it may name behind `crate::`. A noun stands below all that name it,
 /// so that the arrows point one way; a new edge is a decision, and is written down here.
-const MAY_KNOW: [(&str, &[&str]); 19] = [
+const MAY_KNOW: [(&str, &[&str]); 21] = [
     ("sys", &[]),
     ("sync", &[]),
     ("log", &["sys"]),
@@ -18,7 +18,12 @@ const MAY_KNOW: [(&str, &[&str]); 19] = [
     ("store", &["sys"]),
     ("listener", &["sys"]),
     // Who may enter a disk: it is told by the queue's tokens whom to call, and by the scoreboard who is dead.
-    ("device", &["queue", "scoreboard", "sync", "sys"]),
+    ("closer", &["sync", "sys"]),
+    ("lane", &["queue", "sys"]),
+    (
+        "device",
+        &["closer", "lane", "queue", "scoreboard", "sync", "sys"],
+    ),
     // Knobs are made of the types of those whom they set, and are checked against their limits.
     ("config", &["listener", "scoreboard", "store"]),
     (

@@ -2,10 +2,11 @@
 //! has, and is called back with a pass, or too late.
 
 use super::answer::Answer;
-use super::turn::{Account, Step};
+use super::turn::Account;
 use super::{Conversation, Phase, Status, Visit};
 use crate::device::{Line, Refusal};
 use crate::queue::{Next, Wait};
+use crate::sys::socket;
 use std::io;
 
 impl Conversation {
@@ -16,13 +17,14 @@ impl Conversation {
         visit: &mut Visit<'_>,
         account: &mut Account,
         line: Line,
-    ) -> io::Result<Step> {
-        // Who reads slowly may wait here first.
-        if !self.flush(visit, account)? {
-            return Ok(Step::Turn(Next::Rearm(Wait::Write)));
+    ) -> io::Result<Next> {
+        // Who reads slowly waits here first: a call could not reach it behind a
+        // full socket, and the pass would be with somebody who does nothing.
+        if !self.flush(visit, account)? || !socket::has_room(visit.socket) {
+            return Ok(Next::Rearm(Wait::Write));
         }
         self.line = Some(line);
-        Ok(Step::Turn(Next::Detach))
+        Ok(Next::Detach)
     }
 
     /// A transfer's next turn enters its device again; so does the end of one:
@@ -46,6 +48,7 @@ impl Conversation {
         refused: Refusal,
     ) -> Next {
         let held = std::mem::replace(&mut self.phase, Phase::Head);
+        let line = self.line.take();
         match &held {
             Phase::Receiving(receiving) => receiving.epitaph(visit.peer, &refused.why()),
             Phase::Sending(sending, _) => crate::log::client(format_args!(
@@ -57,7 +60,9 @@ impl Conversation {
             _ => {}
         }
         let is_upload = matches!(held, Phase::Receiving(_));
-        visit.site.devices.close_later(held);
+        if let Some(line) = line {
+            visit.site.devices.close_later(line, held);
+        }
         if !is_upload {
             return Next::Close;
         }

@@ -49,7 +49,10 @@ impl Conversation {
         }
         if let Err(refused) = self.enter_again(visit) {
             return match refused {
-                Refusal::Wait(_) => Next::Detach,
+                Refusal::Wait(line) => match self.line_up(visit, account, line) {
+                    Ok(next) => next,
+                    Err(e) => self.gone(visit, &e),
+                },
                 refused => self.give_up(visit, account, refused),
             };
         }
@@ -157,7 +160,9 @@ impl Conversation {
                     account.progress = true;
                     return Ok(Step::On);
                 }
-                Asked::Waits(line) => return self.line_up(visit, account, line),
+                Asked::Waits(line) => {
+                    return Ok(Step::Turn(self.line_up(visit, account, line)?));
+                }
                 Asked::Partial => {}
             }
         }
@@ -273,7 +278,7 @@ impl Conversation {
             Parse::Partial | Parse::Invalid(_) => Outcome::Done(After::Close),
         };
         if let Outcome::Wait(line) = outcome {
-            return self.line_up(visit, account, line);
+            return Ok(Step::Turn(self.line_up(visit, account, line)?));
         }
         self.line = to.line;
         self.follow(outcome);

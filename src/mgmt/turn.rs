@@ -8,6 +8,7 @@ use super::{Conversation, Phase, Visit};
 use crate::buffer::{MAX_INBOX, OUTBOX_FULL, Received};
 use crate::device::{Line, Refusal};
 use crate::queue::{Next, Wait};
+use crate::sys::socket;
 use std::io;
 
 /// Replies to pipelined commands before others get their turn.
@@ -136,8 +137,9 @@ impl Conversation {
         account: &mut Account,
         line: Line,
     ) -> io::Result<Step> {
-        // Who reads slowly may wait here first.
-        if !flush(visit, account)? {
+        // Who reads slowly waits here first: a call could not reach it behind a
+        // full socket, and the pass would be with somebody who does nothing.
+        if !flush(visit, account)? || !socket::has_room(visit.socket) {
             return Ok(Step::Turn(Next::Rearm(Wait::Write)));
         }
         self.line = Some(line);
@@ -166,12 +168,11 @@ impl Conversation {
                 }
                 Err(Refusal::Wait(line)) => {
                     self.phase = Phase::Digesting(job);
-                    self.line = Some(line);
-                    Step::Turn(Next::Detach)
+                    return self.line_up(visit, account, line);
                 }
                 Err(refused @ Refusal::Dead) => {
                     job.fail(&refused.why(), out);
-                    visit.site.devices.close_later(job);
+                    visit.site.devices.close_later(job.line(), job);
                     Step::On
                 }
                 // No place for it among the consumers: nothing but its worker's

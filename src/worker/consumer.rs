@@ -76,9 +76,7 @@ pub struct Work {
 impl Work {
     /// Tells parked clients what their devices' lines have for them.
     pub fn deliver_calls(&self) {
-        for (token, call) in self.devices.calls() {
-            self.queue.call(token, |client| client.receive(call));
-        }
+        self.devices.deliver(&self.queue, Connection::receive);
     }
 
     /// One turn of a client, and what it asks for.

@@ -49,10 +49,6 @@ const PER_TURN: usize = 2;
 /// less harm than a connection that is not accepted.
 const TURNS: usize = 4;
 
-/// Consumers that hang in devices are replaced by this many times the
-/// configured number at most.
-const MOST_LOST: usize = 4;
-
 /// What the master gives to a new worker.
 pub struct Start {
     pub nr: usize,
@@ -136,8 +132,7 @@ impl Crew {
 
     /// Who hangs in a device is replaced until it comes back.
     fn tend_pool(&mut self, now: Tick) {
-        let lost = self.work.devices.survey(now);
-        let wanted = self.consumers + lost.min(MOST_LOST * self.consumers);
+        let wanted = self.consumers + self.work.devices.survey(now);
         if wanted != self.pool.wanted() {
             self.work.gate.set_consumers(wanted);
             if let Err(e) = self.pool.resize(wanted) {

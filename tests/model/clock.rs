@@ -52,3 +52,17 @@ pub fn pass(span: Duration) {
     }
     shuttle::thread::yield_now();
 }
+
+/// Milliseconds, as in `src/sys/clock.rs`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tick(u32);
+
+impl Tick {
+    pub fn now() -> Tick {
+        Tick((monotonic_ns() / 1_000_000) as u32)
+    }
+
+    pub fn since(self, earlier: Tick) -> u32 {
+        self.0.saturating_sub(earlier.0)
+    }
+}

@@ -1,0 +1,338 @@
+//! Lanes: who is inside of each device, and who waits for it. The rule, without
+//! the threads that keep it (`device.rs`).
+//!
+//! A device may hold one more consumer as long as it holds fewer than are left
+//! for all others: of n consumers one busy device gets n/2, k of them n/(k+1)
+//! each (rounded up, while there are any), and as many stay free.
+//!
+//! A consumer that has been inside of a device for [`HANGS_MS`] counts as lost:
+//! the pool replaces it, and it weighs on its own device alone.
+
+use crate::queue::Token;
+use crate::sys::clock::Tick;
+use std::collections::VecDeque;
+
+/// A call that has not come back for so long hangs. Milliseconds; a turn reads
+/// or writes a few MiB at most.
+const HANGS_MS: u32 = 1000;
+
+/// Lost consumers are replaced by this many times the number of all at most.
+/// Those beyond weigh on all devices again.
+const MOST_LOST: usize = 4;
+
+#[derive(Default)]
+struct Lane {
+    inside: Vec<Visitor>,
+    line: VecDeque<Waiter>,
+    /// Of those inside, how many are lost.
+    lost: usize,
+}
+
+struct Visitor {
+    serial: u64,
+    /// None: it was called from the line, and no consumer has it yet.
+    since: Option<Tick>,
+    lost: bool,
+}
+
+struct Waiter {
+    token: Token,
+    since: Tick,
+    begun: bool,
+}
+
+/// See the module.
+pub struct Lanes {
+    consumers: usize,
+    /// Of all lanes: inside, of those lost, in line.
+    inside: usize,
+    lost: usize,
+    waiting: usize,
+    next_serial: u64,
+    /// The lane that is asked first when there is room.
+    next_lane: usize,
+    lanes: Vec<Lane>,
+}
+
+/// A lane in which consumers hang: how many at the last count, and now.
+pub struct Hanging {
+    pub lane: u32,
+    pub were: usize,
+    pub are: usize,
+}
+
+impl Lanes {
+    /// For so many consumers.
+    pub fn new(consumers: usize) -> Lanes {
+        Lanes {
+            consumers,
+            inside: 0,
+            lost: 0,
+            waiting: 0,
+            next_serial: 0,
+            next_lane: 0,
+            lanes: Vec::new(),
+        }
+    }
+
+    pub fn set_consumers(&mut self, consumers: usize) {
+        self.consumers = consumers;
+    }
+
+    fn lane(&mut self, lane: u32) -> &mut Lane {
+        let lane = lane as usize;
+        if self.lanes.len() <= lane {
+            self.lanes.resize_with(lane + 1, Lane::default);
+        }
+        &mut self.lanes[lane]
+    }
+
+    /// Consumers that hang, and have another in their place.
+    pub fn replaced(&self) -> usize {
+        self.lost.min(MOST_LOST * self.consumers)
+    }
+
+    /// See the module: fewer inside than are left for all others.
+    pub fn has_room(&mut self, lane: u32) -> bool {
+        let own = self.lane(lane);
+        let (inside, lost) = (own.inside.len(), own.lost);
+        let taken = self.inside - self.replaced() + lost;
+        inside < self.consumers.saturating_sub(taken)
+    }
+
+    /// One more is inside, since then; the number by which it leaves.
+    pub fn let_in(&mut self, lane: u32, since: Option<Tick>) -> u64 {
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        self.inside += 1;
+        self.lane(lane).inside.push(Visitor {
+            serial,
+            since,
+            lost: false,
+        });
+        serial
+    }
+
+    /// Who was called is inside from now on.
+    pub fn begin(&mut self, lane: u32, serial: u64) {
+        let inside = &mut self.lane(lane).inside;
+        if let Some(visitor) = inside.iter_mut().find(|v| v.serial == serial) {
+            visitor.since = Some(Tick::now());
+        }
+    }
+
+    pub fn let_out(&mut self, lane: u32, serial: u64) {
+        let place = self.lane(lane);
+        let Some(at) = place.inside.iter().position(|v| v.serial == serial) else {
+            return;
+        };
+        if place.inside.swap_remove(at).lost {
+            place.lost -= 1;
+            self.lost -= 1;
+        }
+        self.inside -= 1;
+    }
+
+    pub fn waiting_for(&mut self, lane: u32) -> usize {
+        self.lane(lane).line.len()
+    }
+
+    /// `begun`: with a transfer under way, not with a request.
+    pub fn line_up(&mut self, lane: u32, token: Token, begun: bool) {
+        let since = Tick::now();
+        self.waiting += 1;
+        self.lane(lane).line.push_back(Waiter {
+            token,
+            since,
+            begun,
+        });
+    }
+
+    /// Takes one out of a line for which there is room. The lines take turns:
+    /// where consumers are few, none takes what all wait for.
+    pub fn next(&mut self) -> Option<(u32, Token)> {
+        if self.waiting == 0 {
+            return None;
+        }
+        let lanes = self.lanes.len();
+        for _ in 0..lanes {
+            let nr = self.next_lane % lanes;
+            self.next_lane = nr + 1;
+            if self.lanes[nr].line.is_empty() || !self.has_room(nr as u32) {
+                continue;
+            }
+            let waiter = self.lanes[nr].line.pop_front()?;
+            self.waiting -= 1;
+            return Some((nr as u32, waiter.token));
+        }
+        None
+    }
+
+    /// Takes out who waits for a dead device, or has waited for `wait`
+    /// milliseconds; in the middle of a transfer that is too long only where
+    /// all who are inside hang.
+    pub fn expire(&mut self, now: Tick, wait: u32, is_dead: impl Fn(u32) -> bool) -> Vec<Token> {
+        let mut late = Vec::new();
+        if self.waiting == 0 {
+            return late;
+        }
+        for (nr, lane) in self.lanes.iter_mut().enumerate() {
+            if lane.line.is_empty() {
+                continue;
+            }
+            let is_dead = is_dead(nr as u32);
+            let hangs = lane.lost > 0 && lane.lost == lane.inside.len();
+            lane.line.retain(|waiter| {
+                let is_late = now.since(waiter.since) >= wait && (hangs || !waiter.begun);
+                if is_dead || is_late {
+                    late.push(waiter.token);
+                }
+                !(is_dead || is_late)
+            });
+        }
+        self.waiting -= late.len();
+        late
+    }
+
+    /// Counts again who is lost; returns where any are.
+    pub fn count_lost(&mut self, now: Tick) -> Vec<Hanging> {
+        let hangs = |since| now.since(since) >= HANGS_MS;
+        let mut hanging = Vec::new();
+        for (nr, lane) in self.lanes.iter_mut().enumerate() {
+            let were = lane.lost;
+            for visitor in &mut lane.inside {
+                if !visitor.lost && visitor.since.is_some_and(hangs) {
+                    visitor.lost = true;
+                    lane.lost += 1;
+                    self.lost += 1;
+                }
+            }
+            if lane.lost > 0 {
+                hanging.push(Hanging {
+                    lane: nr as u32,
+                    were,
+                    are: lane.lost,
+                });
+            }
+        }
+        hanging
+    }
+
+    /// Who is inside, of those lost, who waits.
+    #[cfg(test)]
+    pub fn counts(&self) -> (usize, usize, usize) {
+        (self.inside, self.lost, self.waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lanes(consumers: usize) -> Lanes {
+        Lanes::new(consumers)
+    }
+
+    /// Lets in whom these lanes have room for, one each in turn.
+    fn crowd(lanes: &mut Lanes, which: std::ops::Range<u32>) {
+        while which.clone().fold(false, |any, lane| {
+            let room = lanes.has_room(lane);
+            if room {
+                lanes.let_in(lane, Some(Tick::default()));
+            }
+            any | room
+        }) {}
+    }
+
+    fn inside(lanes: &mut Lanes, which: std::ops::Range<u32>) -> Vec<usize> {
+        which.map(|lane| lanes.lane(lane).inside.len()).collect()
+    }
+
+    fn lose(lanes: &mut Lanes, lane: usize) {
+        let later = Tick::now();
+        for visitor in &mut lanes.lanes[lane].inside {
+            visitor.since = visitor.since.map(|_| Tick::default());
+        }
+        assert!(later.since(Tick::default()) >= HANGS_MS, "booted just now");
+        lanes.count_lost(later);
+    }
+
+    #[test]
+    fn busy_devices_and_the_rest_get_the_same_share() {
+        for (consumers, busy, share) in
+            [(10, 1, 5), (12, 1, 6), (12, 2, 4), (12, 3, 3), (60, 5, 10)]
+        {
+            let mut lanes = lanes(consumers);
+            crowd(&mut lanes, 0..busy);
+            assert_eq!(
+                inside(&mut lanes, 0..busy),
+                vec![share; busy as usize],
+                "{busy} of {consumers}"
+            );
+            assert_eq!(consumers - lanes.inside, share);
+        }
+    }
+
+    #[test]
+    fn few_consumers() {
+        for (consumers, busy, shares) in [
+            (1, 1, vec![1]),
+            (1, 2, vec![1, 0]),
+            (2, 1, vec![1]),
+            (2, 2, vec![1, 1]),
+            (3, 1, vec![2]),
+            (3, 2, vec![1, 1]),
+            (3, 3, vec![1, 1, 1]),
+        ] {
+            let mut lanes = lanes(consumers);
+            crowd(&mut lanes, 0..busy);
+            assert_eq!(inside(&mut lanes, 0..busy), shares, "{busy} of {consumers}");
+        }
+        let mut alone = lanes(3);
+        while alone.has_room(0) {
+            alone.let_in(0, None);
+        }
+        assert!(alone.has_room(1), "another finds somebody");
+    }
+
+    #[test]
+    fn who_is_lost_weighs_on_its_own_device_alone() {
+        let mut lanes = lanes(10);
+        crowd(&mut lanes, 0..1);
+        lose(&mut lanes, 0);
+        assert_eq!((lanes.lost, lanes.replaced()), (5, 5));
+        assert!(!lanes.has_room(0));
+        crowd(&mut lanes, 1..2);
+        assert_eq!(inside(&mut lanes, 0..2), [5, 5]);
+        // It comes back: its device has room for another.
+        let serial = lanes.lanes[0].inside[0].serial;
+        lanes.let_out(0, serial);
+        assert_eq!((lanes.lost, lanes.inside), (4, 9));
+        lanes.let_out(0, serial);
+        assert_eq!(lanes.inside, 9, "once");
+    }
+
+    #[test]
+    fn who_is_called_is_not_lost_before_its_turn() {
+        let mut lanes = lanes(10);
+        lanes.let_in(0, None);
+        lose(&mut lanes, 0);
+        assert_eq!(lanes.lost, 0);
+    }
+
+    #[test]
+    fn not_more_are_replaced_than_there_can_be() {
+        let mut lanes = lanes(2);
+        for lane in 0..20 {
+            crowd(&mut lanes, lane..lane + 1);
+            lose(&mut lanes, lane as usize);
+        }
+        assert_eq!(lanes.replaced(), 2 * MOST_LOST);
+        let hang = lanes.lost - lanes.replaced();
+        assert!(
+            (1..=2).contains(&hang),
+            "{hang} of 2 consumers hang for good"
+        );
+        assert!(!lanes.has_room(20) || hang < 2);
+    }
+}
