@@ -18,6 +18,9 @@ use tempfile::TempDir;
 use super::sandbox::{self, Missing};
 use super::{Conn, PATIENCE, eventually, wait_for};
 
+/// Where the server's lock files are: no file of anybody's.
+const RUN_DIR: &str = ".rmogstored-run";
+
 /// The user that a test run by root hands the server to where permissions matter.
 const NOBODY: u32 = 65534;
 
@@ -688,6 +691,9 @@ pub fn names_below(root: &Path) -> Vec<String> {
     fn walk(root: &Path, folder: &Path, names: &mut Vec<String>) {
         for entry in fs::read_dir(folder).expect("readdir").map(Result::unwrap) {
             let path = entry.path();
+            if folder == root && entry.file_name() == RUN_DIR {
+                continue;
+            }
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => walk(root, &path, names),
                 _ => names.push(
