@@ -1,43 +1,49 @@
-//! What the one elected worker does: it looks after the devices. It writes their
-//! usage files, samples how busy they are, probes whether they live, and
-//! publishes all that on the scoreboard.
-//!
-//! Its own thread never touches a disk: all that may hang is done by one
-//! [`Hand`] for each device, and one for the docroots. A hand that does not come
-//! back in time is how a dead disk is seen.
+//! What the one elected worker does: it looks after the devices. Every worker
+//! waits for the lease in a thread of its own, asleep in the kernel; the one
+//! that has it writes the usage files, measures how busy the disks are, and
+//! probes them. What it finds is on the scoreboard, for all.
 
-mod hand;
+mod gauge;
 mod iostat;
 mod lease;
+mod mounts;
 mod probe;
+mod reporter;
 mod rounds;
 mod survey;
 mod usage;
+mod ward;
 
 pub use survey::{device_id, survey};
 
 use crate::config;
 use crate::scoreboard::Scoreboard;
-use crate::sync::Mutex;
-use crate::sys::process;
 use crate::sys::signal::{self, Mask};
-use hand::Bell;
-use lease::Lease;
-use rounds::Rounds;
+use crate::sys::{clock, process};
+use lease::{Identity, Lease};
+use rounds::{News, Rounds};
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::path::PathBuf;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The lock file's name in the run folder.
-const LOCK_FILE: &str = "health.lock";
+/// The lock file, in the run folder.
+const FILE: &str = "health.lock";
 
-/// After the lock file could not be opened: the next try.
-const RETRY: Duration = Duration::from_secs(10);
+/// When the lock file cannot be had, it is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
 
-/// What the elected worker works with.
+/// Whoever won a new lock file looks this often whether the holder of the old
+/// one has noticed.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// One that has been silent for so long does not exist any more: the master
+/// kills it after 7 s. Milliseconds.
+const FORGOTTEN_MS: u64 = 10_000;
+
+/// What a worker gives to its candidate.
 pub struct Start {
     pub worker: usize,
     pub sites: Vec<config::Site>,
@@ -45,207 +51,213 @@ pub struct Start {
     /// Where the lock file is.
     pub run: PathBuf,
     pub board: Scoreboard,
-    /// Usage files are 0666 less these bits.
     pub umask: u32,
-    /// Called when the first round over all devices is over, by whoever leads
-    /// it; also where nobody can be elected.
+    /// Called once, when the first round of this worker as the elected one is
+    /// over: each device that answers has its usage file.
     pub first_round: Box<dyn FnOnce() + Send>,
 }
 
-/// How the thread goes on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Order {
-    Serve = 0,
-    /// Give the lease back and wait for it again.
-    Resign = 1,
-    /// And do not.
-    Leave = 2,
-}
-
-/// What the thread and who stops it share.
-struct Shared {
-    order: AtomicU8,
-    /// It leads, or waits for its bell: flock is behind it.
-    awake: AtomicBool,
-    bell: Arc<Bell>,
-}
-
-impl Shared {
-    fn order(&self) -> Order {
-        match self.order.load(Ordering::Acquire) {
-            0 => Order::Serve,
-            1 => Order::Resign,
-            _ => Order::Leave,
-        }
-    }
-}
-
-/// A worker that is elected, or may be.
+/// The candidate, elected or not.
 pub struct Elected {
-    shared: Arc<Shared>,
-    thread: Mutex<JoinHandle<()>>,
+    office: Arc<Office>,
+    thread: JoinHandle<()>,
+    wake: Sender<News>,
 }
 
-/// Starts the thread "elect", which waits for the lease, and leads when it has
-/// it. Call it after the fork, with all signals blocked.
+/// Starts the thread that waits for the lease, and leads when it has it. After
+/// the fork, and not before this worker serves.
 pub fn start(start: Start) -> io::Result<Elected> {
-    let shared = Arc::new(Shared {
-        order: AtomicU8::new(Order::Serve as u8),
-        awake: AtomicBool::new(false),
-        bell: Arc::default(),
+    let (wake, news) = channel();
+    let office = Arc::new(Office {
+        lease: Mutex::new(Held::Nothing),
+        worker: start.worker,
+        board: start.board.clone(),
+        path: start.run.join(FILE),
     });
-    let theirs = Arc::clone(&shared);
+    let rounds = Rounds::new(start, Arc::clone(&office), wake.clone(), news);
+    let candidate = Arc::clone(&office);
+    // Threads inherit the mask: signals are the housekeeper's.
+    let mask = Mask::all().apply();
     let thread = std::thread::Builder::new().spawn(move || {
         process::name_thread(c"elect");
         Mask::all_but_kick().apply();
-        Candidate::new(start, theirs).run();
-    })?;
+        stand(&candidate, rounds);
+    });
+    mask.apply();
     Ok(Elected {
-        shared,
-        thread: Mutex::new(thread),
+        office,
+        thread: thread?,
+        wake,
     })
 }
 
 impl Elected {
-    /// Gives the lease back, for good: the worker is stopping. Returns at once.
-    /// One that only waits for the lease may win it once more, and gives it
-    /// back then.
-    pub fn leave(&self) {
-        self.tell(Order::Leave);
-    }
-
-    /// Gives the lease back to whoever waits for it, and waits again.
+    /// Gives the lease back for good: another worker's thread has it before
+    /// this returns, whatever hangs in this one. Nobody need wait for the
+    /// thread: should the kick come too early and be lost, it sleeps on for the
+    /// lease, and passes it on unused.
     pub fn resign(&self) {
-        self.tell(Order::Resign);
+        self.office.leave(Held::Never, "this worker stops");
+        self.wake();
     }
 
-    fn tell(&self, order: Order) {
-        // Who has been told to leave stays told so.
-        self.shared.order.fetch_max(order as u8, Ordering::AcqRel);
-        self.shared.bell.ring();
-        if !self.shared.awake.load(Ordering::Acquire) {
-            signal::kick(&self.thread.lock());
-        }
+    /// Gives the lease back, and queues for it again.
+    pub fn step_down(&self) {
+        self.office.leave(Held::Nothing, "the master wants another");
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // It has ended: then it is awake enough.
+        let _ = self.wake.send(News::Wake);
+        signal::kick(&self.thread);
     }
 }
 
-/// The thread's own.
-struct Candidate {
+/// What this process has of the lease.
+enum Held {
+    Nothing,
+    Lease(Lease),
+    /// And never will again.
+    Never,
+}
+
+/// The office: held or not, and all that changes with that.
+struct Office {
+    lease: Mutex<Held>,
     worker: usize,
-    lock_file: PathBuf,
     board: Scoreboard,
-    shared: Arc<Shared>,
-    first_round: Option<Box<dyn FnOnce() + Send>>,
-    rounds: Rounds,
-    warned: bool,
+    /// Of the lock file.
+    path: PathBuf,
 }
 
-impl Candidate {
-    fn new(start: Start, shared: Arc<Shared>) -> Candidate {
-        Candidate {
-            worker: start.worker,
-            lock_file: start.run.join(LOCK_FILE),
-            board: start.board.clone(),
-            rounds: Rounds::new(
-                start.sites,
-                start.knobs,
-                start.board,
-                start.umask,
-                Arc::clone(&shared.bell),
-            ),
-            shared,
-            first_round: Some(start.first_round),
-            warned: false,
-        }
+impl Office {
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        // A panic of whoever held it has ended the process.
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(mut self) {
-        while self.shared.order() != Order::Leave {
-            match Lease::wait(&self.lock_file) {
-                Ok(lease) => self.lead(lease),
-                // A kick: look at the order.
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    if self.cannot_wait(&self.lock_file.clone(), &e) {
-                        return;
-                    }
-                    self.shared.bell.wait(RETRY);
-                }
-            }
-            // To resign is to have lost the lease once.
-            let _ = self.shared.order.compare_exchange(
-                Order::Resign as u8,
-                Order::Serve as u8,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
+    fn is_leaving(&self) -> bool {
+        matches!(*self.lock(), Held::Never)
+    }
+
+    /// Takes the office, unless this process is to leave.
+    fn take(&self, lease: Lease) {
+        let mut held = self.lock();
+        if matches!(*held, Held::Nothing) {
+            self.board.lead(self.worker, std::process::id());
+            *held = Held::Lease(lease);
+            log::info!(
+                "worker {} is elected: it looks after the devices",
+                self.worker
             );
         }
     }
 
-    /// Says once why nobody can be elected here; whether that is for good.
-    fn cannot_wait(&mut self, path: &Path, e: &io::Error) -> bool {
-        let for_good = matches!(
-            e.raw_os_error(),
-            Some(libc::ENOLCK | libc::EOPNOTSUPP | libc::ENOSYS)
-        );
-        if !std::mem::replace(&mut self.warned, true) {
-            log::error!(
-                "{}: {e}: no worker can be elected: no usage files, no utilization, no probes{}",
-                path.display(),
-                if for_good {
-                    "; give a --pidfile on a local filesystem, beside which the lock file can be"
-                } else {
-                    ""
-                }
-            );
+    /// Whether it is still held: asked in each round. The lock file must be
+    /// where the others look for it.
+    fn is_held(&self) -> bool {
+        let identity = match &*self.lock() {
+            Held::Lease(lease) => lease.identity(),
+            Held::Nothing | Held::Never => return false,
+        };
+        // Without the lock: `resign` waits for no file.
+        match Identity::of(&self.path) {
+            Ok(there) if there == identity => return true,
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            // It cannot be looked at: that says nothing about the lease.
+            Err(_) => return true,
         }
-        if for_good {
-            self.board.set_utilization(false);
-        }
-        if let Some(first_round) = self.first_round.take() {
-            first_round();
-        }
-        for_good
+        let path = self.path.display();
+        log::error!("{path} was removed: do not clean it away");
+        self.leave(Held::Nothing, "its lock file has gone");
+        false
     }
 
-    /// Leads until it is told to resign, or the lock file is not the one that
-    /// it holds.
-    fn lead(&mut self, mut lease: Lease) {
-        self.shared.awake.store(true, Ordering::Release);
-        if self.shared.order() == Order::Serve {
-            if let Err(e) = lease.sign(self.worker) {
-                // For those who look from outside alone.
-                log::warn!("{}: {e}", self.lock_file.display());
+    /// Stops leading, then gives the lease back by closing it.
+    fn leave(&self, next: Held, why: &str) {
+        let mut held = self.lock();
+        if matches!(*held, Held::Lease(_)) {
+            self.board.resign(self.worker, std::process::id());
+            log::info!("worker {} is elected no more: {why}", self.worker);
+        }
+        if !matches!(*held, Held::Never) {
+            *held = next;
+        }
+    }
+}
+
+/// Stands for election until the process leaves.
+fn stand(office: &Office, mut rounds: Rounds) {
+    if office.worker == 0 {
+        warn_of_remote_locks(office);
+    }
+    let mut complaint = String::new();
+    while !office.is_leaving() {
+        match Lease::wait(&office.path, || office.is_leaving()) {
+            Ok(Some(lease)) => {
+                complaint.clear();
+                wait_for_predecessor(office, &lease);
+                if let Err(e) = lease.sign(std::process::id(), office.worker) {
+                    log::warn!("{}: {e}: it names no holder", office.path.display());
+                }
+                office.take(lease);
+                rounds.lead();
             }
-            if lease.is_remote() && !std::mem::replace(&mut self.warned, true) {
-                log::warn!(
-                    "{} is on a filesystem whose locks may be lost: two workers may be elected",
-                    self.lock_file.display()
-                );
-            }
-            let pid = std::process::id();
-            self.board.lead(self.worker, pid);
-            self.rounds.begin();
-            while self.shared.order() == Order::Serve {
-                if !lease.is_valid() {
-                    log::warn!(
-                        "{} was removed or replaced: elected anew",
-                        self.lock_file.display()
+            Ok(None) => return,
+            Err(e) if lease::is_unsupported(&e) => {
+                // Once, not once a worker.
+                if office.worker == 0 {
+                    log::error!(
+                        "{}: flock: {e}: no worker can be elected there, so there are no usage \
+                         files, no utilization and no probes; put the pidfile on a local disk",
+                        office.path.display()
                     );
-                    break;
                 }
-                self.board.leader_tick();
-                let over = self.rounds.round();
-                if over && let Some(first_round) = self.first_round.take() {
-                    first_round();
-                }
-                self.shared.bell.wait(rounds::ROUND);
+                office.board.set_utilization(false);
+                rounds.give_up();
+                return;
             }
-            self.rounds.end();
-            self.board.resign(self.worker, pid);
+            Err(e) => {
+                let text = format!("{}: {e}", office.path.display());
+                if text != complaint {
+                    log::error!("{text}: nobody is elected by it; tried again every {TRY_AGAIN:?}");
+                    complaint = text;
+                }
+                rounds.give_up();
+                rounds.idle(TRY_AGAIN);
+            }
         }
-        self.shared.awake.store(false, Ordering::Release);
-        drop(lease);
+    }
+}
+
+fn warn_of_remote_locks(office: &Office) {
+    // An error here is one of the lease too, and told there.
+    if let Ok(Some(kind)) = lease::remote_kind(&office.path) {
+        log::warn!(
+            "{} is on {kind}: should its server lose the lock, two workers look after the devices; \
+             put the pidfile on a local disk",
+            office.path.display()
+        );
+    }
+}
+
+/// A lock file that nobody has signed, while somebody leads: that one holds
+/// another file, which was unlinked. It will notice within a round. Who signed
+/// this very file has given it back, or is dead.
+fn wait_for_predecessor(office: &Office, lease: &Lease) {
+    let signed = lease.predecessor();
+    let since = clock::monotonic_ms();
+    while let Some(leader) = office.board.leader() {
+        let is_over = leader.pid == std::process::id()
+            || signed == Some(leader.pid)
+            || !process::exists(leader.pid as process::Pid)
+            || leader.silent_for >= FORGOTTEN_MS
+            || clock::monotonic_ms() - since >= 2 * FORGOTTEN_MS;
+        if is_over || office.is_leaving() {
+            return;
+        }
+        std::thread::sleep(LOOK_AGAIN);
     }
 }

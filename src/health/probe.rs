@@ -1,79 +1,185 @@
-//! The probe of a device: can something be written to it, and read back?
+//! What is done at a device, in its own thread, since any of it may hang: its
+//! usage file is written, and a small file is written, put on the disk, read
+//! back from there, and removed.
 
-use crate::scoreboard::Device;
+use super::rounds::News;
+use super::usage;
+use crate::scoreboard::{Device, Name};
 use crate::store::path::TEMP_DIR;
-use crate::sys::clock;
-use crate::sys::{file, filesystem};
-use std::ffi::{CString, OsStr};
+use crate::sys::file::{self, Open};
+use crate::sys::{clock, disk, process};
+use std::ffi::CString;
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::Builder;
 
-/// What is written. Bytes.
+/// A device: the number of its site, and its name.
+pub type Id = (usize, Name);
+
+/// Bytes of the small file: a block of most disks.
 const LEN: usize = 4096;
 
-/// Writes, syncs, and reads back from the disk. May hang with it.
-pub(super) fn probe(device: &Path) -> io::Result<()> {
-    let (file, _name) = scratch(device)?;
-    let mark = clock::seed().to_ne_bytes();
-    let written: Vec<u8> = mark.into_iter().cycle().take(LEN).collect();
-    file.write_all_at(&written, 0)?;
-    file.sync_data()?;
-    // What is in memory proves nothing.
-    filesystem::forget_cache(file.as_fd());
-    let mut read = vec![0; LEN];
-    file.read_exact_at(&mut read, 0)?;
-    if read != written {
-        return Err(io::Error::other("other bytes were read than were written"));
-    }
-    Ok(())
+/// Bytes of such a thread's stack.
+const STACK: usize = 256 << 10;
+
+/// Modes of the small file, and of the folder that it is in (as in the store).
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+
+/// What shall be done at a device.
+pub struct Order {
+    pub device: Id,
+    pub path: PathBuf,
+    /// Its usage file is wanted; from this disk, if anybody knows.
+    pub usage: Option<Option<PathBuf>>,
+    /// Clients may write to it. Otherwise nothing is written, only looked for.
+    pub writes: bool,
+    pub umask: u32,
 }
 
-/// A name that is removed when it is dropped.
-struct Named(std::path::PathBuf);
+/// What was found.
+pub enum Finding {
+    /// The usage file is written, or why it is not. The rest is being done.
+    Usage(Result<(), String>),
+    /// How the probe ended. The thread is idle.
+    Probe(io::Result<()>),
+}
 
-impl Drop for Named {
-    fn drop(&mut self) {
-        // What cannot be removed now is left to the sweep.
-        let _ = std::fs::remove_file(&self.0);
+/// Starts a device's thread. It ends when the orders do.
+pub fn start(device: Id, tell: &Sender<News>) -> io::Result<Sender<Order>> {
+    let (give, orders) = channel();
+    let tell = tell.clone();
+    Builder::new().stack_size(STACK).spawn(move || {
+        if let Ok(name) = CString::new([b"probe:", &*device.1].concat()) {
+            process::name_thread(&name);
+        }
+        attend(&orders, &tell);
+    })?;
+    Ok(give)
+}
+
+fn attend(orders: &Receiver<Order>, tell: &Sender<News>) {
+    for order in orders {
+        let say = |finding| {
+            // Nobody listens any more when the process ends.
+            let _ = tell.send(News::Device(order.device, finding));
+        };
+        let found = file::open_root(&order.path).and_then(|dir| {
+            if let Some(source) = &order.usage {
+                say(Finding::Usage(write_usage(&order, source, dir.as_fd())));
+            }
+            if order.writes {
+                probe(dir.as_fd())
+            } else {
+                std::fs::read_dir(&order.path)?.next().transpose().map(drop)
+            }
+        });
+        say(Finding::Probe(found));
     }
 }
 
-/// A file without a name; where there are none, one in the temporary directory,
-/// which the sweep knows by our number.
-fn scratch(device: &Path) -> io::Result<(File, Option<Named>)> {
-    let dir: OwnedFd = file::open_root(device)?;
-    match file::open_unnamed(dir.as_fd(), 0o600) {
-        Err(e) if file::has_no_unnamed(&e) => {}
-        other => return Ok((other?.into(), None)),
-    }
-    let folder = device.join(OsStr::from_bytes(TEMP_DIR));
-    match file::make_directory(dir.as_fd(), &CString::new(TEMP_DIR)?, 0o700) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-        _ => {}
-    }
-    let path = folder.join(format!("{}.{:x}.probe", std::process::id(), clock::seed()));
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)?;
-    Ok((file, Some(Named(path))))
-}
-
-/// What a probe's result says of its device.
-pub(super) fn judge(result: &io::Result<()>) -> Device {
-    let Err(e) = result else {
-        return Device::Good;
+fn write_usage(order: &Order, source: &Option<PathBuf>, dir: BorrowedFd<'_>) -> Result<(), String> {
+    let Some(source) = source else {
+        return Err("nobody knows where it is mounted".to_owned());
     };
-    match e.raw_os_error().unwrap_or_default() {
-        libc::EROFS | libc::EACCES | libc::EPERM => Device::ReadOnly,
+    let space = disk::space(dir).map_err(|e| format!("statvfs: {e}"))?;
+    let now = clock::unix_seconds();
+    let text = usage::render(&space, source.as_os_str(), &order.path, now);
+    usage::write(dir, &text, order.umask).map_err(|e| e.to_string())
+}
+
+/// Writes, syncs, reads back and removes a small file in the device's
+/// temporary directory. What a dead process leaves of it, the next start
+/// sweeps away: its name begins with the process, like all others there.
+fn probe(dir: BorrowedFd<'_>) -> io::Result<()> {
+    let serial = clock::seed();
+    let name = format!("{}.{serial:x}.probe", std::process::id());
+    let path = CString::new([TEMP_DIR, b"/", name.as_bytes()].concat())?;
+    let written: Vec<u8> = name.bytes().cycle().take(LEN).collect();
+    let made = match file::create_new(dir, &path, FILE_MODE) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            match file::make_directory(dir, &CString::new(TEMP_DIR)?, FOLDER_MODE) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                _ => file::create_new(dir, &path, FILE_MODE)?,
+            }
+        }
+        other => other?,
+    };
+    let read = write_and_read(dir, &path, File::from(made), &written);
+    let removed = file::unlink(dir, &path);
+    if read? != written {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "what was read back is not what was written",
+        ));
+    }
+    removed
+}
+
+fn write_and_read(
+    dir: BorrowedFd<'_>,
+    path: &CString,
+    mut file: File,
+    bytes: &[u8],
+) -> io::Result<Vec<u8>> {
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    disk::uncache(file.as_fd());
+    drop(file);
+    let mut read = Vec::with_capacity(LEN);
+    let file = File::from(file::open_no_symlink(dir, path, Open::Read)?);
+    file.take(LEN as u64 + 1).read_to_end(&mut read)?;
+    Ok(read)
+}
+
+/// What the end of a probe says about the device; None: nothing, since it was
+/// this process that lacked something.
+pub fn verdict(probe: &io::Result<()>) -> Option<Device> {
+    let Err(e) = probe else {
+        return Some(Device::Good);
+    };
+    Some(match e.raw_os_error().unwrap_or_default() {
+        libc::EROFS => Device::ReadOnly,
         libc::ENOSPC | libc::EDQUOT => Device::Full,
-        // It has been unmounted, or removed: the next look at the docroot knows.
-        libc::ENOENT | libc::ENOTDIR => Device::Unknown,
+        libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EINTR => return None,
+        // It answers, and it is the operator's or a user's affair.
+        libc::EACCES | libc::EPERM | libc::ENOENT | libc::ENOTDIR | libc::ELOOP => Device::Unknown,
         _ => Device::Failing,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_good_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = file::open_root(folder.path()).unwrap();
+        for _ in 0..2 {
+            let probed = probe(dir.as_fd());
+            assert_eq!(verdict(&probed), Some(Device::Good), "{probed:?}");
+        }
+        let kept = folder.path().join(".rmogstored-tmp");
+        assert_eq!(std::fs::read_dir(kept).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn verdicts() {
+        for (errno, device) in [
+            (libc::EROFS, Some(Device::ReadOnly)),
+            (libc::ENOSPC, Some(Device::Full)),
+            (libc::EIO, Some(Device::Failing)),
+            (libc::EACCES, Some(Device::Unknown)),
+            (libc::EMFILE, None),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            assert_eq!(verdict(&Err(error)), device, "{errno}");
+        }
+        let other = io::Error::new(io::ErrorKind::InvalidData, "x");
+        assert_eq!(verdict(&Err(other)), Some(Device::Failing));
     }
 }

@@ -1,385 +1,204 @@
-//! The elected worker's rounds: what is due is ordered from the hands, what they
-//! bring is published, and who does not come back is dead.
+//! What the elected worker does all day: a loop whose rounds never wait for a
+//! disk. All that may hang is done in threads of their own, which say what they
+//! found; their silence is noticed here.
 
-use super::hand::{Bell, Hand};
-use super::iostat::command::Runner;
-use super::iostat::{Mounts, Sampler};
-use super::survey::{self, device_id};
-use super::{probe, usage};
-use crate::config::{self, Utilization};
-use crate::scoreboard::{Device, Name, Scoreboard};
-use crate::sys::mount::Mount;
-use std::collections::HashMap;
+use super::gauge::Gauge;
+use super::iostat::Line;
+use super::probe::{Finding, Id};
+use super::survey::{self, Found};
+use super::ward::Ward;
+use super::{Office, Start};
+use crate::config::Site;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
-/// A round, unless a hand rings before.
-pub(super) const ROUND: Duration = Duration::from_millis(100);
+/// A round takes so long when there is no news.
+const ROUND: Duration = Duration::from_millis(100);
 
-/// The first round is over after this, whoever has not come back.
-const FIRST: Duration = Duration::from_secs(2);
+/// Disks that have not answered by then do not hold up a start.
+const FIRST_ROUND: Duration = Duration::from_secs(2);
 
-/// Refreshes that `watch` asks for come at most so often.
-const REFRESH: Duration = Duration::from_secs(1);
+/// Watchers can ask for a refresh at most so often.
+const REFRESHED_AGAIN: Duration = Duration::from_millis(250);
 
-/// What a device's hand does.
-enum Job {
-    /// Finds its mount, and writes its usage file if it shall have one.
-    Usage,
-    Probe,
+/// What the threads say to the elected one.
+pub enum News {
+    /// Look up: nothing is wrong with the disks.
+    Wake,
+    Docroot(usize, io::Result<Vec<Found>>),
+    Device(Id, Finding),
+    Report(Vec<Line>),
 }
 
-/// What came of it.
-enum Done {
-    Usage(io::Result<Mount>),
-    Probe(io::Result<()>),
-}
-
-/// A device and its hand.
-struct Tended {
-    site: usize,
-    name: Name,
-    hand: Hand<Job, Done>,
-    mount: Option<Mount>,
-    /// Its usage file is written, or cannot be.
-    is_used: bool,
-    /// What the last probe said, for a log line.
-    why: String,
-    /// How often it was suspected when it was last probed.
-    suspected: u64,
-    /// An error of its usage file that was told.
+/// A docroot and its thread.
+struct Surveyor {
+    site: Site,
+    orders: Option<Sender<()>>,
+    busy: bool,
+    /// It has answered this leader.
+    seen: bool,
     complaint: Option<String>,
 }
 
 /// See the module.
-pub(super) struct Rounds {
-    sites: Vec<config::Site>,
-    knobs: config::Health,
-    board: Scoreboard,
-    umask: u32,
-    bell: Arc<Bell>,
-    began: Instant,
-    first_is_over: bool,
-    due: Instant,
-    refreshed: Instant,
-    refreshes: u64,
-    /// Looks at the docroots: their names of devices.
-    scout: Option<Hand<(), Vec<io::Result<Vec<Name>>>>>,
-    /// By line of the scoreboard. They stay when the lease goes: a hand that
-    /// hangs is not doubled.
-    tended: HashMap<usize, Tended>,
-    sampler: Sampler,
-    runner: Option<Runner>,
-    complained: bool,
+pub struct Rounds {
+    office: Arc<Office>,
+    surveyors: Vec<Surveyor>,
+    ward: Ward,
+    gauge: Gauge,
+    interval: Duration,
+    news: Receiver<News>,
+    tell: Sender<News>,
+    first_round: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Rounds {
-    pub(super) fn new(
-        sites: Vec<config::Site>,
-        knobs: config::Health,
-        board: Scoreboard,
-        umask: u32,
-        bell: Arc<Bell>,
+    pub fn new(
+        start: Start,
+        office: Arc<Office>,
+        tell: Sender<News>,
+        news: Receiver<News>,
     ) -> Rounds {
-        let now = Instant::now();
+        let surveyors = start.sites.iter().map(|site| Surveyor {
+            site: site.clone(),
+            orders: None,
+            busy: false,
+            seen: false,
+            complaint: None,
+        });
         Rounds {
-            sites,
-            knobs,
-            refreshes: 0,
-            board,
-            umask,
-            bell,
-            began: now,
-            first_is_over: false,
-            due: now,
-            refreshed: now,
-            scout: None,
-            tended: HashMap::new(),
-            sampler: Sampler::default(),
-            runner: None,
-            complained: false,
+            surveyors: surveyors.collect(),
+            gauge: Gauge::new(start.knobs.utilization),
+            interval: start.knobs.usage_interval,
+            ward: Ward::new(
+                start.sites,
+                start.board,
+                start.umask,
+                start.knobs.probe_timeout,
+                tell.clone(),
+            ),
+            office,
+            news,
+            tell,
+            first_round: Some(start.first_round),
         }
     }
 
-    /// The lease has come.
-    pub(super) fn begin(&mut self) {
-        self.began = Instant::now();
-        self.first_is_over = false;
-        self.due = self.began;
-        self.refreshes = self.board.refreshes_wanted();
-        self.sampler = Sampler::default();
-        for tended in self.tended.values_mut() {
-            tended.is_used = false;
-        }
-        match &self.knobs.utilization {
-            Utilization::Off => self.board.set_utilization(false),
-            Utilization::Kernel => {}
-            Utilization::Command(command) => match Runner::start(command, &self.board) {
-                Ok(runner) => self.runner = Some(runner),
-                Err(e) => {
-                    log::error!("MOG_IOSTAT_CMD: {e}: no utilization");
-                    self.board.set_utilization(false);
-                }
-            },
-        }
-        // The devices that are known go first; the scout may find others.
-        self.tend();
-    }
-
-    /// The lease goes.
-    pub(super) fn end(&mut self) {
-        self.runner = None;
-    }
-
-    /// One round; returns whether the first look at all devices is over.
-    pub(super) fn round(&mut self) -> bool {
-        let now = Instant::now();
-        let refreshes = self.board.refreshes_wanted();
-        let is_wanted = refreshes != self.refreshes && now >= self.refreshed + REFRESH;
-        if now >= self.due || is_wanted {
-            self.refreshes = refreshes;
-            self.refreshed = now;
-            self.due = now + self.knobs.usage_interval;
-            self.send_scout();
-            for tended in self.tended.values() {
-                if tended.hand.is_idle() {
-                    tended.hand.order(Job::Usage);
-                }
+    /// Nothing to do for so long, unless this process is to leave.
+    pub fn idle(&self, span: Duration) {
+        let end = Instant::now() + span;
+        while !self.office.is_leaving() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || matches!(self.news.recv_timeout(left), Ok(News::Wake)) {
+                return;
             }
         }
-        self.hear_scout();
-        let rows: Vec<usize> = self.tended.keys().copied().collect();
-        for row in rows {
-            self.look_after(row);
-        }
-        self.sample();
-        self.first_is_over |=
-            self.began.elapsed() >= FIRST || self.tended.values().all(|tended| tended.is_used);
-        self.first_is_over
     }
 
-    fn send_scout(&mut self) {
-        if self.scout.is_none() {
-            let docroots: Vec<PathBuf> = self.sites.iter().map(|s| s.docroot.clone()).collect();
-            let look = move |()| docroots.iter().map(|root| survey::names(root)).collect();
-            match Hand::start("scout", &self.bell, look) {
-                Ok(scout) => self.scout = Some(scout),
-                Err(e) => self.complain("new devices are not seen", &e),
+    /// There will be no first round: nobody shall wait for it.
+    pub fn give_up(&mut self) {
+        if let Some(tell) = self.first_round.take() {
+            tell();
+        }
+    }
+
+    /// Leads as long as this process holds the office.
+    pub fn lead(&mut self) {
+        let office = Arc::clone(&self.office);
+        let board = &office.board;
+        let begun = Instant::now();
+        let mut wanted = board.refreshes_wanted();
+        let (mut due, mut refreshed) = (begun, None);
+        for surveyor in &mut self.surveyors {
+            surveyor.seen = false;
+        }
+        self.ward.begin();
+        self.gauge.begin(board, &self.tell);
+        while office.is_held() {
+            board.leader_tick();
+            let now = Instant::now();
+            let wants = board.refreshes_wanted();
+            let recently = |at: Instant| now.saturating_duration_since(at) < REFRESHED_AGAIN;
+            if now >= due || (wants != wanted && !refreshed.is_some_and(recently)) {
+                (wanted, refreshed, due) = (wants, Some(now), now + self.interval);
+                self.refresh();
             }
-        }
-        if let Some(scout) = self.scout.as_ref().filter(|scout| scout.is_idle()) {
-            scout.order(());
-        }
-    }
-
-    fn hear_scout(&mut self) {
-        let Some(found) = self.scout.as_ref().and_then(Hand::result) else {
-            return;
-        };
-        for (site, names) in found.into_iter().enumerate() {
-            match names {
-                Ok(names) => {
-                    survey::place(site, &names, &self.board);
-                    self.forget_all_but(site, &names);
-                }
-                Err(e) => {
-                    let docroot = self.sites[site].docroot.display().to_string();
-                    self.complain(&format!("docroot {docroot} cannot be listed"), &e);
-                }
+            self.ward.look(now);
+            self.gauge.look(now, &self.ward, board);
+            if self.first_round.is_some() && (self.is_seen() || begun.elapsed() >= FIRST_ROUND) {
+                self.give_up();
             }
+            let end = (now + ROUND).min(self.gauge.due());
+            self.hear(end.saturating_duration_since(Instant::now()));
         }
-        self.tend();
+        self.gauge.end();
+        self.ward.end();
     }
 
-    /// Devices that have gone from a docroot.
-    fn forget_all_but(&mut self, site: usize, names: &[Name]) {
-        let gone: Vec<usize> = self
-            .board
-            .rows()
-            .filter_map(|(nr, row)| {
-                let (of, name) = row.device()?;
-                (of == site && !names.contains(&name)).then_some(nr)
-            })
-            .collect();
-        for nr in gone {
-            self.board.free(nr);
-            self.tended.remove(&nr);
-        }
+    /// Whether every docroot and every device that answers has its usage file.
+    fn is_seen(&self) -> bool {
+        self.surveyors.iter().all(|surveyor| surveyor.seen) && self.ward.is_seen()
     }
 
-    /// A hand for each device that has none.
-    fn tend(&mut self) {
-        let rows: Vec<(usize, usize, Name)> = self
-            .board
-            .rows()
-            .filter_map(|(nr, row)| row.device().map(|(site, name)| (nr, site, name)))
-            .collect();
-        for (nr, site, name) in rows {
-            let is_known = |tended: &Tended| (tended.site, tended.name) == (site, name);
-            if self.tended.get(&nr).is_some_and(is_known) {
+    /// The docroots are listed anew, and then their devices looked at.
+    fn refresh(&mut self) {
+        for (nr, surveyor) in self.surveyors.iter_mut().enumerate() {
+            if surveyor.busy {
+                // It hangs, or a whole interval was not enough.
+                self.ward.check_all(nr);
                 continue;
             }
-            match self.hire(site, name) {
-                Ok(hand) => {
-                    hand.order(Job::Usage);
-                    self.tended.insert(
-                        nr,
-                        Tended {
-                            site,
-                            name,
-                            hand,
-                            mount: None,
-                            is_used: false,
-                            why: String::new(),
-                            suspected: self.board.row(nr).suspected(),
-                            complaint: None,
-                        },
-                    );
+            if surveyor.orders.is_none() {
+                match survey::start(nr, surveyor.site.docroot.clone(), &self.tell) {
+                    Ok(orders) => surveyor.orders = Some(orders),
+                    // The next refresh tries again.
+                    Err(e) => log::error!("docroots: pthread_create: {e}"),
                 }
-                Err(e) => self.complain(&format!("device {name} is not looked after"), &e),
+            }
+            if let Some(orders) = &surveyor.orders {
+                // The thread lives as long as we can speak to it.
+                let _ = orders.send(());
+                surveyor.busy = true;
             }
         }
     }
 
-    fn hire(&self, site: usize, name: Name) -> io::Result<Hand<Job, Done>> {
-        use std::os::unix::ffi::OsStrExt;
-        let config = &self.sites[site];
-        let file_name = std::ffi::OsStr::from_bytes(&name).to_owned();
-        let docroot = config.docroot.clone();
-        let device = docroot.join(&file_name);
-        let has_usage = config.has_mgmt() && device_id(&name).is_some();
-        let umask = self.umask;
-        Hand::start(&format!("dev:{name}"), &self.bell, move |job| match job {
-            Job::Usage => Done::Usage(usage::mount_of(&device).and_then(|mount| {
-                if has_usage {
-                    let shown = std::fs::canonicalize(&docroot)?.join(&file_name);
-                    usage::write(&device, &shown, &mount, umask)?;
-                }
-                Ok(mount)
-            })),
-            Job::Probe => Done::Probe(probe::probe(&device)),
-        })
-    }
-
-    /// What its hand brought, what it shall do, and whether it hangs.
-    fn look_after(&mut self, nr: usize) {
-        let Some(tended) = self.tended.get_mut(&nr) else {
-            return;
-        };
-        let row = self.board.row(nr);
-        let was = row.state();
-        let is_probed = self.sites[tended.site].is_written();
-        match tended.hand.result() {
-            Some(Done::Usage(result)) => {
-                tended.is_used = true;
-                tended.note_usage(result);
-                if is_probed {
-                    tended.suspected = row.suspected();
-                    tended.hand.order(Job::Probe);
-                } else if was == Device::Dead {
-                    // It came back, and is asked nothing more.
-                    row.set_state(Device::Good);
-                    tended.report(was, Device::Good);
-                }
+    /// Waits for news, and takes all there are.
+    fn hear(&mut self, wait: Duration) {
+        let mut next = self.news.recv_timeout(wait).ok();
+        while let Some(news) = next {
+            match news {
+                News::Wake => {}
+                News::Docroot(nr, found) => self.hear_docroot(nr, found),
+                News::Device(id, finding) => self.ward.hear(id, finding),
+                News::Report(report) => self.gauge.hear(&report, &self.ward, &self.office.board),
             }
-            Some(Done::Probe(result)) => {
-                let now = probe::judge(&result);
-                if let Err(e) = &result {
-                    tended.why = e.to_string();
-                }
-                row.set_state(now);
-                tended.report(was, now);
-            }
-            None => {}
-        }
-        let timeout = self.knobs.probe_timeout;
-        match tended.hand.busy_for() {
-            Some(busy) if busy >= timeout && was != Device::Dead => {
-                tended.why = format!("its probe has not come back for {timeout:?}");
-                tended.is_used = true;
-                row.set_state(Device::Dead);
-                tended.report(was, Device::Dead);
-            }
-            None if row.suspected() != tended.suspected && tended.hand.is_idle() => {
-                tended.suspected = row.suspected();
-                // Usage first: it finds out as much, and the probe follows.
-                tended.hand.order(Job::Usage);
-            }
-            _ => {}
+            next = self.news.try_recv().ok();
         }
     }
 
-    fn sample(&mut self) {
-        let mounts: Mounts = self
-            .tended
-            .iter()
-            .filter_map(|(nr, tended)| Some((*nr, tended.mount.clone()?)))
-            .collect();
-        match &self.knobs.utilization {
-            Utilization::Off => {}
-            Utilization::Command(_) => {
-                if let Some(runner) = &self.runner {
-                    runner.know(&mounts);
-                }
-            }
-            Utilization::Kernel => {
-                if let Err(e) = self.sampler.sample(&self.board, &mounts) {
-                    self.board.set_utilization(false);
-                    self.complain("no utilization", &e);
-                }
-            }
-        }
-    }
-
-    /// Once for each time that this worker leads: the next round finds the same.
-    fn complain(&mut self, what: &str, e: &io::Error) {
-        if !std::mem::replace(&mut self.complained, true) {
-            log::error!("{what}: {e}");
-        }
-    }
-}
-
-impl Tended {
-    fn note_usage(&mut self, result: io::Result<Mount>) {
-        match result {
-            Ok(mount) => {
-                self.mount = Some(mount);
-                self.complaint = None;
+    fn hear_docroot(&mut self, nr: usize, found: io::Result<Vec<Found>>) {
+        let surveyor = &mut self.surveyors[nr];
+        (surveyor.busy, surveyor.seen) = (false, true);
+        let complaint = match found {
+            Ok(found) => {
+                self.ward.admit(nr, found);
+                None
             }
             Err(e) => {
-                let complaint = e.to_string();
-                if self.complaint.as_ref() != Some(&complaint) {
-                    log::warn!("device {}: no usage file: {complaint}", self.name);
-                    self.complaint = Some(complaint);
-                }
+                self.ward.check_all(nr);
+                Some(e.to_string())
             }
+        };
+        if let Some(why) = complaint
+            .as_ref()
+            .filter(|_| complaint != surveyor.complaint)
+        {
+            let docroot = surveyor.site.docroot.display();
+            log::error!("docroot {docroot} is not listed: {why}; new devices are not seen");
         }
-    }
-
-    /// Says what has changed, and what follows from it.
-    fn report(&self, was: Device, now: Device) {
-        if was == now || (was == Device::Unknown && now == Device::Good) {
-            return;
-        }
-        let source = self.mount.as_ref().map_or_else(
-            || "not seen mounted".to_owned(),
-            |mount| mount.source.display().to_string(),
-        );
-        let name = format!("device {} ({source})", self.name);
-        let why = &self.why;
-        match now {
-            Device::Good => log::info!("{name} is well again"),
-            Device::Unknown => log::warn!("{name} is not there: {why}"),
-            Device::ReadOnly => log::warn!("{name} cannot be written to: {why}; it is read from"),
-            Device::Full => log::warn!("{name} is full: {why}; it is read from"),
-            Device::Failing => log::error!(
-                "{name} fails: {why}; its requests fail as they meet that: see the kernel's log"
-            ),
-            Device::Dead => log::error!(
-                "{name} hangs: {why}; its requests are answered 503 at once until it comes back"
-            ),
-        }
+        surveyor.complaint = complaint;
     }
 }

@@ -1,50 +1,101 @@
-//! Which devices there are.
+//! Which devices a docroot has: its names are listed again and again, in a
+//! thread of its own, since the docroot's disk may hang too.
 
+use super::mounts::{self, Seat};
+use super::rounds::News;
 use crate::scoreboard::{Name, Scoreboard};
+use crate::sys::process;
+use std::ffi::CString;
 use std::io;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
 
-/// Gives every device of a docroot its line on the scoreboard; returns how many
-/// of them MogileFS knows. For the master, before it forks.
-pub fn survey(site: usize, docroot: &Path, board: &Scoreboard) -> usize {
-    let names = names(docroot).unwrap_or_default();
-    place(site, &names, board);
-    names
-        .iter()
-        .filter(|name| device_id(name).is_some())
-        .count()
+/// A device that was found.
+pub struct Found {
+    pub name: Name,
+    /// Below the canonical docroot.
+    pub path: PathBuf,
+    pub seat: Option<Seat>,
 }
 
-/// The directories (and symlinks, which may lead to some) of a docroot. No
-/// device is touched. Names that no line can have are left out: those are
-/// served, and share the docroot's lane.
-pub(super) fn names(docroot: &Path) -> io::Result<Vec<Name>> {
+/// Starts a docroot's thread: each order gives one [`News::Docroot`].
+pub fn start(site: usize, docroot: PathBuf, tell: &Sender<News>) -> io::Result<Sender<()>> {
+    let (give, orders) = channel();
+    let tell = tell.clone();
+    std::thread::Builder::new().spawn(move || {
+        if let Ok(name) = CString::new(format!("survey:{site}")) {
+            process::name_thread(&name);
+        }
+        let mut canonical = None;
+        for () in orders {
+            let found = list(&docroot, &mut canonical);
+            // Nobody listens any more when the process ends.
+            let _ = tell.send(News::Docroot(site, found));
+        }
+    })?;
+    Ok(give)
+}
+
+fn list(docroot: &Path, canonical: &mut Option<PathBuf>) -> io::Result<Vec<Found>> {
+    let docroot = match canonical {
+        Some(docroot) => docroot,
+        None => canonical.insert(docroot.canonicalize()?),
+    };
+    // Without it there are no seats; the names are there all the same.
+    let mounts = crate::sys::mounts::list().unwrap_or_else(|e| {
+        log::error!("the list of mounts: {e}");
+        Vec::new()
+    });
+    let found = names(docroot)?.into_iter().map(|(name, is_link)| {
+        let path = docroot.join(std::ffi::OsStr::from_bytes(&name));
+        let leads = if is_link {
+            std::fs::read_link(&path)
+                .map_or_else(|_| path.clone(), |target| mounts::follow(docroot, &target))
+        } else {
+            path.clone()
+        };
+        Found {
+            name,
+            seat: Seat::find(&mounts, &leads),
+            path,
+        }
+    });
+    Ok(found.collect())
+}
+
+/// The docroot's directories and symlinks that can be devices, and whether they
+/// are symlinks.
+fn names(docroot: &Path) -> io::Result<Vec<(Name, bool)>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(docroot)? {
         let entry = entry?;
-        let kind = entry.file_type()?;
         let name = entry.file_name();
-        let name = name.as_encoded_bytes();
-        if (kind.is_dir() || kind.is_symlink()) && !name.starts_with(b".") {
-            names.extend(Name::new(name));
+        let Some(name) = Name::new(name.as_bytes()).filter(|name| !name.starts_with(b".")) else {
+            continue;
+        };
+        // It is in the listing; where it is not, only the docroot is asked.
+        let Ok(kind) = entry.file_type() else {
+            continue;
+        };
+        if kind.is_dir() || kind.is_symlink() {
+            names.push((name, kind.is_symlink()));
         }
     }
     Ok(names)
 }
 
-/// These devices have a line; says so when there are more of them than lines.
-pub(super) fn place(site: usize, names: &[Name], board: &Scoreboard) {
-    let placed = names
-        .iter()
-        .filter(|name| board.place(site, name).is_some())
-        .count();
-    if placed < names.len() {
-        log::warn!(
-            "{} devices are too many: {} of them share one lane and are not probed",
-            names.len(),
-            names.len() - placed
-        );
+/// Gives every device of a docroot its line on the scoreboard; returns how many
+/// of them MogileFS knows (`dev` and a number). For the master, before it forks.
+pub fn survey(site: usize, docroot: &Path, board: &Scoreboard) -> usize {
+    let names = names(docroot).unwrap_or_default();
+    for (name, _) in &names {
+        board.place(site, name);
     }
+    names
+        .iter()
+        .filter(|(name, _)| device_id(name).is_some())
+        .count()
 }
 
 /// The number of a MogileFS device: `dev` and decimal digits, at most
@@ -56,7 +107,7 @@ pub fn device_id(name: &[u8]) -> Option<u32> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    std::str::from_utf8(digits)
+    str::from_utf8(digits)
         .ok()?
         .parse()
         .ok()
@@ -66,23 +117,43 @@ pub fn device_id(name: &[u8]) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::symlink;
 
     #[test]
-    fn device_numbers() {
-        assert_eq!(device_id(b"dev1"), Some(1));
-        assert_eq!(device_id(b"dev007"), Some(7));
-        assert_eq!(device_id(b"dev16777215"), Some(16_777_215));
-        for other in [
-            "dev",
-            "dev16777216",
-            "dev+1",
-            "dev1 ",
-            "Dev1",
-            "dev-1",
-            "xdev1",
-            "dev1x",
+    fn devices_are_directories_and_symlinks() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        for name in ["dev1", "dev007", "disk", ".dev2"] {
+            std::fs::create_dir(root.join(name)).unwrap();
+        }
+        std::fs::create_dir(root.join("d".repeat(33))).unwrap();
+        std::fs::write(root.join("dev3"), "a file").unwrap();
+        symlink("/nonesuch/x", root.join("dev4")).unwrap();
+        let mut found = list(&root, &mut None).unwrap();
+        found.sort_by_key(|found| found.path.clone());
+        let paths: Vec<_> = found.iter().map(|found| found.path.clone()).collect();
+        let wanted = ["dev007", "dev1", "dev4", "disk"].map(|name| root.join(name));
+        assert_eq!(paths, wanted);
+        assert!(found[1].seat.is_some());
+        let board = Scoreboard::new().unwrap();
+        assert_eq!(survey(0, &root, &board), 3);
+        assert_eq!(board.rows().count(), 4);
+        assert!(list(Path::new("/nonesuch"), &mut None).is_err());
+    }
+
+    #[test]
+    fn device_ids() {
+        for (name, id) in [
+            (&b"dev1"[..], Some(1)),
+            (b"dev007", Some(7)),
+            (b"dev16777215", Some(16_777_215)),
+            (b"dev16777216", None),
+            (b"dev", None),
+            (b"dev+1", None),
+            (b"dev1x", None),
+            (b"Dev1", None),
         ] {
-            assert_eq!(device_id(other.as_bytes()), None, "{other}");
+            assert_eq!(device_id(name), id);
         }
     }
 }

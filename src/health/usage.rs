@@ -1,141 +1,120 @@
-//! The usage file of a device: what the tracker reads to know how full it is.
+//! `DOCROOT/devN/usage`: how full the device is, for the trackers (PROTOCOL 3).
 
-use crate::sys::clock;
-use crate::sys::filesystem::{self, Space};
-use crate::sys::mount::{self, Mount};
-use std::ffi::{OsStr, OsString};
-use std::fs::OpenOptions;
+use crate::sys::disk::Space;
+use crate::sys::file;
+use std::ffi::{CString, OsStr};
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Finds what is mounted at (or above) a directory that the operator may have
-/// made by a symlink. May hang with the disk.
-pub(super) fn mount_of(device: &Path) -> io::Result<Mount> {
-    let real = std::fs::canonicalize(device)?;
-    let mounts = mount::list()?;
-    // Of two on one point the later one is seen.
-    let mut found: Option<Mount> = None;
-    for mount in mounts {
-        let depth = |mount: &Mount| mount.point.components().count();
-        if real.starts_with(&mount.point)
-            && found
-                .as_ref()
-                .is_none_or(|best| depth(&mount) >= depth(best))
-        {
-            found = Some(mount);
-        }
-    }
-    let mut mount = found.ok_or_else(|| io::Error::other("nothing is mounted there"))?;
-    mount.source = real_source(mount.source);
-    Ok(mount)
-}
+const NAME: &std::ffi::CStr = c"usage";
 
-/// `/dev/disk/by-uuid/…` and the like are told by their real name.
-fn real_source(source: OsString) -> OsString {
-    if !source.as_bytes().starts_with(b"/") {
-        return source;
-    }
-    std::fs::canonicalize(&source).map_or(source, OsString::from)
-}
+/// Its mode, less the umask.
+const MODE: u32 = 0o666;
 
-/// Writes `DEVICE/usage` anew. `shown`: the device's path as the file tells it.
-pub(super) fn write(device: &Path, shown: &Path, mount: &Mount, umask: u32) -> io::Result<()> {
-    let space = filesystem::space(device)?;
-    let text = text(
-        shown.as_os_str(),
-        &mount.source,
-        &space,
-        clock::unix_seconds(),
-    );
-    let temporary = device.join(format!("usage.{:x}", std::process::id()));
-    // What a process of the same number left.
-    match std::fs::remove_file(&temporary) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)
-        .and_then(|mut file| {
-            file.write_all(&text)?;
-            file.set_permissions(std::fs::Permissions::from_mode(0o666 & !umask))
-        })
-        .and_then(|()| std::fs::rename(&temporary, device.join("usage")));
-    if written.is_err() {
-        // The first error is the one to tell.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written
-}
-
-/// Seven lines, in this order; sizes in KiB, without what only root may use.
-fn text(disk: &OsStr, source: &OsStr, space: &Space, now: u64) -> Vec<u8> {
-    let kib = |blocks: u64| (u128::from(blocks) * u128::from(space.block) / 1024) as u64;
-    let used = space.blocks.saturating_sub(space.free);
-    let total = space
-        .blocks
-        .saturating_sub(space.free.saturating_sub(space.available));
-    // As df rounds: up.
-    let percent = match total {
-        0 => 0,
-        total => (u128::from(used) * 100)
-            .div_ceil(u128::from(total))
-            .min(100),
-    };
-    let mut text = Vec::new();
-    let mut line = |key: &str, value: &[u8]| {
-        for part in [key.as_bytes(), b": ", value, b"\n"] {
-            text.extend_from_slice(part);
-        }
-    };
-    line("available", kib(space.available).to_string().as_bytes());
-    line("device", source.as_bytes());
-    line("disk", disk.as_bytes());
-    line("time", now.to_string().as_bytes());
-    line("total", kib(total).to_string().as_bytes());
-    line("use", format!("{percent}%").as_bytes());
-    line("used", kib(used).to_string().as_bytes());
+/// The file's text. `source` is the device's disk, `disk` its path, `time`
+/// seconds since the epoch.
+pub fn render(space: &Space, source: &OsStr, disk: &Path, time: u64) -> Vec<u8> {
+    let kib = |blocks: u64| u128::from(blocks) * u128::from(space.block) / 1024;
+    // What is reserved for root is nobody's.
+    let reserved = space.free.saturating_sub(space.available);
+    let total = kib(space.blocks.saturating_sub(reserved));
+    let used = kib(space.blocks.saturating_sub(space.free));
+    let percent = (used * 100)
+        .checked_div(total)
+        .map_or(0, |floor| floor + u128::from(used * 100 % total != 0))
+        .min(100);
+    let mut text = format!("available: {}\ndevice: ", kib(space.available)).into_bytes();
+    text.extend_from_slice(source.as_bytes());
+    text.extend_from_slice(b"\ndisk: ");
+    text.extend_from_slice(disk.as_os_str().as_bytes());
+    let rest = format!("\ntime: {time}\ntotal: {total}\nuse: {percent}%\nused: {used}\n");
+    text.extend_from_slice(rest.as_bytes());
     text
+}
+
+/// Puts it in place of the one before, in the device's directory.
+pub fn write(device: BorrowedFd<'_>, text: &[u8], umask: u32) -> io::Result<()> {
+    let mode = MODE & !umask;
+    let temporary = CString::new(format!("usage.{:x}", std::process::id()))?;
+    let made = match file::create_new(device, &temporary, mode) {
+        // A process of our number has died over it.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            file::unlink(device, &temporary)?;
+            file::create_new(device, &temporary, mode)?
+        }
+        other => other?,
+    };
+    let written = File::from(made);
+    let done = (&written)
+        .write_all(text)
+        .and_then(|()| file::set_mode(written.as_fd(), mode))
+        .and_then(|()| file::rename(device, &temporary, device, NAME));
+    if done.is_err() {
+        // The error of what it was for says more than that of this.
+        let _ = file::unlink(device, &temporary);
+    }
+    done
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn text(block: u64, blocks: u64, free: u64, available: u64) -> String {
+        let space = Space {
+            block,
+            blocks,
+            free,
+            available,
+        };
+        let disk = Path::new("/srv/dev1");
+        String::from_utf8(render(&space, OsStr::new("/dev/sda1"), disk, 1234)).unwrap()
+    }
 
     #[test]
-    fn the_tracker_s_seven_lines() {
-        let space = Space {
-            block: 4096,
-            blocks: 1000,
-            free: 400,
-            available: 350,
-        };
-        let text = text(
-            "/srv/dev1".as_ref(),
-            "/dev/sda1".as_ref(),
-            &space,
-            1_700_000_000,
-        );
+    fn seven_lines() {
         assert_eq!(
-            String::from_utf8(text).unwrap(),
-            "available: 1400\ndevice: /dev/sda1\ndisk: /srv/dev1\ntime: 1700000000\n\
-             total: 3800\nuse: 64%\nused: 2400\n"
+            text(4096, 1000, 600, 500),
+            "available: 2000\ndevice: /dev/sda1\ndisk: /srv/dev1\ntime: 1234\n\
+             total: 3600\nuse: 45%\nused: 1600\n"
         );
     }
 
     #[test]
-    fn an_empty_filesystem_divides_by_nothing() {
-        let space = Space {
-            block: 512,
-            blocks: 0,
-            free: 0,
-            available: 0,
-        };
-        let text = text("/d".as_ref(), "x".as_ref(), &space, 0);
-        assert!(String::from_utf8(text).unwrap().contains("use: 0%\n"));
+    fn percent_is_rounded_up_and_never_more_than_all() {
+        for (blocks, free, available, percent) in [
+            (100, 100, 100, "0%"),
+            (10_000, 9_999, 9_999, "1%"),
+            (100, 0, 0, "100%"),
+            (100, 10, 0, "100%"),
+            (0, 0, 0, "0%"),
+            (u64::MAX / 4096, 1, 1, "100%"),
+            // What some filesystems say when they are more than full.
+            (10, 20, 30, "0%"),
+        ] {
+            let text = text(4096, blocks, free, available);
+            assert!(text.contains(&format!("\nuse: {percent}\n")), "{text}");
+        }
+    }
+
+    #[test]
+    fn it_replaces_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let device = file::open_root(folder.path()).unwrap();
+        let stale = format!("usage.{:x}", std::process::id());
+        std::fs::write(folder.path().join(stale), "stale").unwrap();
+        std::fs::write(folder.path().join("usage.1"), "of a dead one").unwrap();
+        for text in ["one", "two"] {
+            write(device.as_fd(), text.as_bytes(), 0o027).unwrap();
+            let usage = folder.path().join("usage");
+            assert_eq!(std::fs::read_to_string(&usage).unwrap(), text);
+            let mode = std::fs::metadata(&usage).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o640);
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 }

@@ -1,77 +1,134 @@
-//! How long disks were busy.
+//! Disks and their filesystems, as far as health is concerned: how much room,
+//! what kind, how busy, and the way past the page cache.
 
+use super::check;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 
-/// A block device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Disk {
-    pub number: (u32, u32),
-    /// As in `/dev/NAME`.
-    pub name: String,
-    /// Milliseconds in which it had something to do, since the system began;
-    /// 32 bits of it, which wrap.
-    pub busy_ms: u32,
+/// A disk or partition: major and minor number.
+pub type Number = (u32, u32);
+
+/// The room of a filesystem, in blocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Space {
+    /// Bytes of a block.
+    pub block: u64,
+    pub blocks: u64,
+    pub free: u64,
+    /// Free less what is reserved for root.
+    pub available: u64,
 }
 
-/// All block devices, partitions too: /proc/diskstats, whose 13th column is
-/// "time spent doing I/Os" (Documentation/admin-guide/iostats.rst).
-#[cfg(target_os = "linux")]
-pub fn list() -> io::Result<Vec<Disk>> {
-    let table = std::fs::read_to_string("/proc/diskstats")?;
-    Ok(table.lines().filter_map(parse).collect())
-}
-
-#[cfg(target_os = "linux")]
-fn parse(line: &str) -> Option<Disk> {
-    let words: Vec<&str> = line.split_ascii_whitespace().collect();
-    Some(Disk {
-        number: (words.first()?.parse().ok()?, words.get(1)?.parse().ok()?),
-        name: (*words.get(2)?).to_owned(),
-        busy_ms: words.get(12)?.parse::<u64>().ok()? as u32,
+/// `fstatvfs(3)`: of the filesystem that `fd` is on.
+pub fn space(fd: BorrowedFd<'_>) -> io::Result<Space> {
+    // SAFETY: a struct of integers; zero is a value of it.
+    let mut facts: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: room for one statvfs.
+    check(unsafe { libc::fstatvfs(fd.as_raw_fd(), &mut facts) })?;
+    Ok(Space {
+        block: facts.f_frsize as u64,
+        blocks: facts.f_blocks as u64,
+        free: facts.f_bfree as u64,
+        available: facts.f_bavail as u64,
     })
 }
 
-/// FreeBSD counts in devstat(3), which this program does not read.
-#[cfg(not(target_os = "linux"))]
-pub fn list() -> io::Result<Vec<Disk>> {
-    Err(io::Error::from(io::ErrorKind::Unsupported))
+/// What the file's pages hold is read from the disk the next time; they must
+/// have been written back. Advice: a failure changes nothing.
+pub fn uncache(file: BorrowedFd<'_>) {
+    // SAFETY: no pointers.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
 }
 
-/// The name of the whole disk that the block device of this number is, or is
-/// a partition of. sysfs is asked, no disk.
+/// The kind of the filesystem when another machine or process decides about
+/// its locks.
 #[cfg(target_os = "linux")]
-pub fn whole(number: (u32, u32)) -> Option<String> {
-    let link = format!("/sys/dev/block/{}:{}", number.0, number.1);
-    let real = std::fs::canonicalize(link).ok()?;
-    let disk = if real.join("partition").exists() {
-        real.parent()?
-    } else {
-        &real
-    };
-    Some(disk.file_name()?.to_str()?.to_owned())
+pub fn remote_kind(fd: BorrowedFd<'_>) -> io::Result<Option<&'static str>> {
+    // SAFETY: a struct of integers; zero is a value of it.
+    let mut facts: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: room for one statfs.
+    check(unsafe { libc::fstatfs(fd.as_raw_fd(), &mut facts) })?;
+    // statfs(2); the type's width differs between C libraries.
+    Ok(match facts.f_type as u32 {
+        0x6969 => Some("NFS"),
+        0x517b | 0xff53_4d42 | 0xfe53_4d42 => Some("CIFS"),
+        0x6573_5546 => Some("FUSE"),
+        _ => None,
+    })
 }
 
 /// See the Linux twin.
-#[cfg(not(target_os = "linux"))]
-pub fn whole(_number: (u32, u32)) -> Option<String> {
+#[cfg(target_os = "freebsd")]
+pub fn remote_kind(fd: BorrowedFd<'_>) -> io::Result<Option<&'static str>> {
+    // SAFETY: a struct of integers and bytes; zero is a value of it.
+    let mut facts: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: room for one statfs.
+    check(unsafe { libc::fstatfs(fd.as_raw_fd(), &mut facts) })?;
+    // SAFETY: the kernel ends the name by NUL.
+    let name = unsafe { std::ffi::CStr::from_ptr(facts.f_fstypename.as_ptr()) };
+    Ok(match name.to_bytes() {
+        b"nfs" => Some("NFS"),
+        b"smbfs" => Some("CIFS"),
+        name if name.starts_with(b"fusefs") => Some("FUSE"),
+        _ => None,
+    })
+}
+
+/// The kernel's counters of all disks, in the form of Linux's /proc/diskstats.
+#[cfg(target_os = "linux")]
+pub fn counters() -> io::Result<String> {
+    std::fs::read_to_string("/proc/diskstats")
+}
+
+/// FreeBSD has them in kern.devstat.all, in a form that changes between
+/// releases; iostat of the base system reads it.
+#[cfg(target_os = "freebsd")]
+pub fn counters() -> io::Result<String> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "set MOG_IOSTAT_CMD to 'iostat -dx 1'",
+    ))
+}
+
+/// The disk that a partition is on; a disk itself, and what is made of disks
+/// (md, dm), is its own. None: no block device.
+#[cfg(target_os = "linux")]
+pub fn whole((major, minor): Number) -> Option<Number> {
+    let device = std::path::PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+    if !device.exists() {
+        return None;
+    }
+    if !device.join("partition").exists() {
+        return Some((major, minor));
+    }
+    // The link leads to …/block/sda/sda1; sda has a file of the same kind.
+    let disk = std::fs::canonicalize(device).ok()?;
+    let text = std::fs::read_to_string(disk.parent()?.join("dev")).ok()?;
+    let (major, minor) = text.trim().split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// See the Linux twin; there are no counters that would need it.
+#[cfg(target_os = "freebsd")]
+pub fn whole(_device: Number) -> Option<Number> {
     None
 }
 
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use super::*;
+/// The number of the device that a path below /dev names.
+#[cfg(target_os = "linux")]
+pub fn number(path: &Path) -> Option<Number> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let facts = std::fs::metadata(path).ok()?;
+    let device = facts.rdev() as libc::dev_t;
+    facts
+        .file_type()
+        .is_block_device()
+        .then(|| (libc::major(device) as u32, libc::minor(device) as u32))
+}
 
-    #[test]
-    fn lines() {
-        let line = " 254       0 vda 5331 3098 1326626 2663 415 3473 70960 343 0 1524 3151 3030 30";
-        assert_eq!(
-            parse(line),
-            Some(Disk {
-                number: (254, 0),
-                name: "vda".to_owned(),
-                busy_ms: 1524,
-            })
-        );
-        assert_eq!(parse("254 0 vda 1 2 3"), None);
-    }
+/// See the Linux twin; there are no block devices.
+#[cfg(target_os = "freebsd")]
+pub fn number(_path: &Path) -> Option<Number> {
+    None
 }

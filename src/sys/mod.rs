@@ -10,12 +10,12 @@
 pub mod clock;
 pub mod disk;
 pub mod file;
-pub mod filesystem;
 pub mod memory;
-pub mod mount;
+pub mod mounts;
 pub mod process;
 pub mod selector;
 pub mod sendfile;
+pub mod shell;
 pub mod signal;
 pub mod socket;
 pub mod syslog;

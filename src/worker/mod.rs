@@ -307,7 +307,7 @@ fn live(start: Start) -> io::Result<()> {
     let workers = config.workers;
     let stop = housekeeper.wait_for_word(|housekeeper| {
         if housekeeper.shall_resign() {
-            elected.resign();
+            elected.step_down();
         }
         let threads = start.scoreboard.threads();
         if threads > 0 {
@@ -318,7 +318,7 @@ fn live(start: Start) -> io::Result<()> {
         slot.tick(connections, busy);
     })?;
     // First of all: another worker looks after the devices while this one drains.
-    elected.leave();
+    elected.resign();
     let Stop::Graceful { last } = stop else {
         return Ok(());
     };
