@@ -5,6 +5,8 @@
 
 mod config;
 mod harness;
+#[cfg(target_os = "linux")]
+mod health;
 mod http;
 mod mgmt;
 mod mogile;

@@ -1,17 +1,17 @@
 //! What is done at a device, in its own thread, since any of it may hang: its
-//! usage file is written, and a small file is written, put on the disk, read
-//! back from there, and removed.
+//! usage file is written, and a small file is written, put on the disk and read
+//! back from there.
 
 use super::rounds::News;
 use super::usage;
 use crate::scoreboard::{Device, Name};
 use crate::store::path::TEMP_DIR;
-use crate::sys::file::{self, Open};
-use crate::sys::{clock, disk, process};
+use crate::sys::{clock, disk, file, process};
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Builder;
@@ -91,14 +91,19 @@ fn write_usage(order: &Order, source: &Option<PathBuf>, dir: BorrowedFd<'_>) -> 
     usage::write(dir, &text, order.umask).map_err(|e| e.to_string())
 }
 
-/// Writes, syncs, reads back and removes a small file in the device's
-/// temporary directory. What a dead process leaves of it, the next start
-/// sweeps away: its name begins with the process, like all others there.
+/// Writes a small file, puts it on the disk, and reads it back from there. The
+/// file has no name, so that nothing of it can be left behind; where there are
+/// no such files, one in the device's temporary directory that begins with this
+/// process, like all others there, and that the sweep knows by it.
 fn probe(dir: BorrowedFd<'_>) -> io::Result<()> {
-    let serial = clock::seed();
-    let name = format!("{}.{serial:x}.probe", std::process::id());
+    let mark = clock::seed().to_ne_bytes();
+    let written: Vec<u8> = mark.into_iter().cycle().take(LEN).collect();
+    match file::open_unnamed(dir, FILE_MODE) {
+        Err(e) if file::has_no_unnamed(&e) => {}
+        made => return write_and_read(&made?.into(), &written),
+    }
+    let name = format!("{}.{:x}.probe", std::process::id(), clock::seed());
     let path = CString::new([TEMP_DIR, b"/", name.as_bytes()].concat())?;
-    let written: Vec<u8> = name.bytes().cycle().take(LEN).collect();
     let made = match file::create_new(dir, &path, FILE_MODE) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             match file::make_directory(dir, &CString::new(TEMP_DIR)?, FOLDER_MODE) {
@@ -108,31 +113,24 @@ fn probe(dir: BorrowedFd<'_>) -> io::Result<()> {
         }
         other => other?,
     };
-    let read = write_and_read(dir, &path, File::from(made), &written);
+    let probed = write_and_read(&made.into(), &written);
     let removed = file::unlink(dir, &path);
-    if read? != written {
+    probed.and(removed)
+}
+
+fn write_and_read(file: &File, written: &[u8]) -> io::Result<()> {
+    file.write_all_at(written, 0)?;
+    file.sync_all()?;
+    disk::uncache(file.as_fd());
+    let mut read = vec![0; written.len()];
+    file.read_exact_at(&mut read, 0)?;
+    if read != written {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "what was read back is not what was written",
         ));
     }
-    removed
-}
-
-fn write_and_read(
-    dir: BorrowedFd<'_>,
-    path: &CString,
-    mut file: File,
-    bytes: &[u8],
-) -> io::Result<Vec<u8>> {
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    disk::uncache(file.as_fd());
-    drop(file);
-    let mut read = Vec::with_capacity(LEN);
-    let file = File::from(file::open_no_symlink(dir, path, Open::Read)?);
-    file.take(LEN as u64 + 1).read_to_end(&mut read)?;
-    Ok(read)
+    Ok(())
 }
 
 /// What the end of a probe says about the device; None: nothing, since it was
@@ -163,8 +161,7 @@ mod tests {
             let probed = probe(dir.as_fd());
             assert_eq!(verdict(&probed), Some(Device::Good), "{probed:?}");
         }
-        let kept = folder.path().join(".rmogstored-tmp");
-        assert_eq!(std::fs::read_dir(kept).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -139,9 +139,9 @@ pub fn has_no_unnamed(e: &io::Error) -> bool {
     )
 }
 
-/// Makes the file `name` in `dir`, which must not exist, for writing.
+/// Makes the file `name` in `dir`, which must not exist, for writing and reading.
 pub fn create_new(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> io::Result<OwnedFd> {
-    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
     open_at(dir, name, flags, mode)
 }
 

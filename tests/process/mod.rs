@@ -19,21 +19,21 @@ mod nginx;
 mod real_disk;
 mod slow;
 mod stop;
-mod traffic;
+pub mod traffic;
 mod upload_kill;
 mod wrk;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The machine for one test of this module.
-fn alone() -> MutexGuard<'static, ()> {
+pub fn alone() -> MutexGuard<'static, ()> {
     static MACHINE: Mutex<()> = Mutex::new(());
     // a test that failed with it leaves nothing behind
     MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sends a signal to a worker; its pid must come from the running server.
-fn signal(pid: i32, signal: i32) {
+pub fn signal(pid: i32, signal: i32) {
     // SAFETY: no pointers; the pid is a worker of a server that this test owns
     let sent = unsafe { libc::kill(pid, signal) };
     assert_eq!(sent, 0, "kill: {}", std::io::Error::last_os_error());
