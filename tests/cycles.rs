@@ -76,9 +76,10 @@ impl Stage {
             serves: Serves::Http,
         };
         let devices = Devices::new(3, 1, self.board.clone());
+        let run = self.docroot.path().to_owned();
         let (master, board) = (Arc::clone(&self.master), self.board.clone());
         let site = Site::new(0, store, timeouts, Arc::clone(&devices), board, master);
-        Crew::start(vec![site], devices, vec![door], 3, 100).expect("threads")
+        Crew::start(vec![site], devices, vec![door], run, 3, 100).expect("threads")
     }
 
     /// Clients of one cycle: none, silent ones, or ones that are served.

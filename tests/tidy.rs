@@ -55,7 +55,10 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
             "buffer", "device", "http", "listener", "mgmt", "queue", "site", "sys",
         ],
     ),
-    ("health", &["config", "log", "scoreboard", "store", "sys"]),
+    (
+        "health",
+        &["config", "log", "scoreboard", "store", "sync", "sys"],
+    ),
     (
         "worker",
         &[
@@ -96,7 +99,7 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
 ];
 
 /// Bytes in, values out: these name no I/O and no system. A prefix of a path under `src`.
-const PURE: [&str; 9] = [
+const PURE: [&str; 11] = [
     "http/head",
     "http/chunked.rs",
     "http/range.rs",
@@ -104,6 +107,8 @@ const PURE: [&str; 9] = [
     "http/response.rs",
     "http/body.rs",
     "http/status.rs",
+    "mgmt/command.rs",
+    "mgmt/watch.rs",
     "store/path.rs",
     "config/file.rs",
 ];

@@ -102,7 +102,7 @@ fn open_docroots(config: &Config) -> Result<Vec<OwnedFd>, Failure> {
     sites
         .map(|site| {
             crate::sys::file::open_root(&site.docroot)
-                .map_err(failed(format_args!("--docroot={}", site.docroot.display())))
+                .map_err(failed(format_args!("docroot={}", site.docroot.display())))
         })
         .collect()
 }
@@ -118,7 +118,7 @@ pub fn run(config: Config) -> Result<(), Failure> {
         .pidfile
         .as_deref()
         .map(|path| {
-            Pidfile::claim(path).map_err(failed(format_args!("pidfile {}", path.display())))
+            Pidfile::claim(path).map_err(failed(format_args!("pidfile={}", path.display())))
         })
         .transpose()?;
     let run = run::folder(&config, &docroots[0])?;
@@ -143,17 +143,17 @@ pub fn run(config: Config) -> Result<(), Failure> {
             listeners.push(listener);
         }
     }
-    if let Some(pidfile) = &pidfile {
-        // Not before: a start that cannot listen leaves the file as it was.
-        pidfile
-            .write(std::process::id())
-            .map_err(failed(format_args!("pidfile {}", pidfile.path().display())))?;
-    }
     let poll = Poll::new().map_err(failed("the master's loop"))?;
     let signals = Inbox::open().map_err(failed("signal handlers"))?;
     watch::readable(poll.registry(), signals.as_fd(), SIGNALS).map_err(failed("signals"))?;
     // Whoever started us may have blocked some.
     Mask::none().apply();
+    if let Some(pidfile) = &pidfile {
+        // Not before: a start that fails leaves the file as it was.
+        pidfile
+            .write(std::process::id())
+            .map_err(failed(format_args!("pidfile={}", pidfile.path().display())))?;
+    }
     let mut master = Master {
         children: Children::new(config.workers, scoreboard.clone()),
         consumers: threads.div_ceil(config.workers),

@@ -69,10 +69,14 @@ impl Answer<'_> {
         Did::Answered
     }
 
-    /// Enters the device of a path. What it says otherwise, is to be done.
+    /// Enters the device of a path. There is no reply that says "busy", so who
+    /// was not let in in time waits again, until the device is known to hang.
     fn enter(&mut self, target: &Target<'_>) -> Result<Line, Refusal> {
         let name = target.path.device();
-        self.ticket.enter(&self.site.devices, self.site.nr, name)
+        match self.ticket.enter(&self.site.devices, self.site.nr, name) {
+            Err(Refusal::TooLate) => self.ticket.enter(&self.site.devices, self.site.nr, name),
+            other => other,
+        }
     }
 
     fn size(&mut self, target: &Target<'_>) -> Did {

@@ -102,7 +102,7 @@ impl Store {
         } else {
             match file::open_unnamed(parent.as_fd(), mode) {
                 Ok(file) => (file, Place::Unnamed),
-                Err(e) if has_no_unnamed(&e) => self.named(path, mode)?,
+                Err(e) if file::has_no_unnamed(&e) => self.named(path, mode)?,
                 Err(e) => return Err(e),
             }
         };
@@ -238,15 +238,6 @@ fn maker(name: &std::ffi::OsStr) -> Option<process::Pid> {
 fn temp_name() -> &'static std::ffi::OsStr {
     use std::os::unix::ffi::OsStrExt;
     std::ffi::OsStr::from_bytes(TEMP_DIR)
-}
-
-/// What open(2) says of O_TMPFILE where it is unknown: EOPNOTSUPP by the
-/// filesystem, EISDIR or EINVAL by the kernel.
-fn has_no_unnamed(e: &io::Error) -> bool {
-    matches!(
-        e.raw_os_error(),
-        Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)
-    )
 }
 
 /// The filesystem has no such thing (EINVAL: ZFS): then a full disk is noticed

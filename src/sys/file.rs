@@ -120,7 +120,7 @@ pub fn open_directory(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
 /// cannot, and on systems that have no such thing.
 #[cfg(target_os = "linux")]
 pub fn open_unnamed(dir: BorrowedFd<'_>, mode: u32) -> io::Result<OwnedFd> {
-    let flags = libc::O_TMPFILE | libc::O_WRONLY | libc::O_CLOEXEC;
+    let flags = libc::O_TMPFILE | libc::O_RDWR | libc::O_CLOEXEC;
     open_at(dir, c".", flags, mode)
 }
 
@@ -128,6 +128,15 @@ pub fn open_unnamed(dir: BorrowedFd<'_>, mode: u32) -> io::Result<OwnedFd> {
 #[cfg(not(target_os = "linux"))]
 pub fn open_unnamed(_dir: BorrowedFd<'_>, _mode: u32) -> io::Result<OwnedFd> {
     Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+}
+
+/// What open(2) says of O_TMPFILE where it is unknown: EOPNOTSUPP by the
+/// filesystem, EISDIR or EINVAL by the kernel.
+pub fn has_no_unnamed(e: &io::Error) -> bool {
+    matches!(
+        e.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)
+    )
 }
 
 /// Makes the file `name` in `dir`, which must not exist, for writing.

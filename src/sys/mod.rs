@@ -8,8 +8,11 @@
 )]
 
 pub mod clock;
+pub mod disk;
 pub mod file;
+pub mod filesystem;
 pub mod memory;
+pub mod mount;
 pub mod process;
 pub mod selector;
 pub mod sendfile;

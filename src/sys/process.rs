@@ -277,18 +277,23 @@ pub fn name_thread(name: &CStr) {
     unsafe { libc::pthread_set_name_np(libc::pthread_self(), name.as_ptr()) };
 }
 
-/// Lowers the calling thread's I/O priority to the least that is not idle
-/// (best-effort 7). A kernel or disk scheduler that knows none ignores it.
+/// Lowers the calling thread's priority, for the rest of its life: for disks to
+/// the least that is not idle (best-effort 7), for the CPU by `nice`. A failure,
+/// or a disk scheduler that knows no priorities, costs just that.
 #[cfg(target_os = "linux")]
-pub fn lower_io_priority() {
+pub fn lower_priority(nice: i32) {
     // linux/ioprio.h; not in the libc crate.
     const WHO_PROCESS: libc::c_int = 1;
     const BEST_EFFORT: libc::c_int = 2 << 13;
     const LOWEST: libc::c_int = 7;
-    // SAFETY: no pointers; 0 is the calling thread. A failure changes nothing.
-    unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, BEST_EFFORT | LOWEST) };
+    // SAFETY: no pointers; 0 is the calling thread.
+    unsafe {
+        libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, BEST_EFFORT | LOWEST);
+        // Of this thread alone, which is where Linux leaves POSIX.
+        libc::setpriority(libc::PRIO_PROCESS, 0, nice);
+    }
 }
 
-/// FreeBSD's disk schedulers know no priorities.
+/// FreeBSD's disk schedulers know no priorities, and its nice is the process's.
 #[cfg(target_os = "freebsd")]
-pub fn lower_io_priority() {}
+pub fn lower_priority(_nice: i32) {}

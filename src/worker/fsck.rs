@@ -20,6 +20,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// comes beyond waits in this worker, in order.
 const THREADS: usize = 32;
 
+/// Their claim to the CPU, where there are others: what a digest reads from
+/// memory costs nothing else, and readers must not wait for that either.
+const NICE: i32 = 19;
+
 /// One worker's digests of low priority.
 #[derive(Clone)]
 pub struct Fsck(Arc<Shared>);
@@ -131,7 +135,7 @@ impl Fsck {
 
     /// A thread's life.
     fn run(&self, filesystem: u64, own: &Mutex<()>) {
-        process::lower_io_priority();
+        process::lower_priority(NICE);
         loop {
             {
                 let _place = self.place(filesystem, own);

@@ -7,10 +7,11 @@ pub mod gate;
 pub mod housekeeper;
 pub mod watchers;
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Message};
 use crate::client::Client;
 use crate::config::Config;
 use crate::device::Devices;
+use crate::health;
 use crate::queue::Queue;
 use crate::scoreboard::{Scoreboard, State};
 use crate::site::Site;
@@ -289,13 +290,25 @@ fn live(start: Start) -> io::Result<()> {
     slot.set_state(State::Ready);
     crate::log::leave_stderr().map_err(named("stderr"))?;
     housekeeper.report_ready()?;
-    // health::start(…) comes here, and says this when its first round is over.
-    channel.send(crate::channel::Message::Surveyed)?;
+    let elected = health::start(health::Start {
+        worker: start.nr,
+        sites: config.sites.clone(),
+        knobs: config.health.clone(),
+        run: start.run,
+        board: start.scoreboard.clone(),
+        umask: start.umask,
+        first_round: Box::new(move || {
+            // EPIPE: the master has gone, which the housekeeper notices.
+            let _ = channel.send(Message::Surveyed);
+        }),
+    })
+    .map_err(named("the elected worker's thread"))?;
 
     let workers = config.workers;
     let stop = housekeeper.wait_for_word(|housekeeper| {
-        // elected.resign() comes here.
-        housekeeper.shall_resign();
+        if housekeeper.shall_resign() {
+            elected.resign();
+        }
         let threads = start.scoreboard.threads();
         if threads > 0 {
             crew.set_consumers(threads.div_ceil(workers));
@@ -304,6 +317,8 @@ fn live(start: Start) -> io::Result<()> {
         let (connections, busy) = crew.load();
         slot.tick(connections, busy);
     })?;
+    // First of all: another worker looks after the devices while this one drains.
+    elected.leave();
     let Stop::Graceful { last } = stop else {
         return Ok(());
     };

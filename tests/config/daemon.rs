@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Ended, Folder, addresses, pid_in, run, run_command};
+use super::{Folder, addresses, pid_in, run, run_command};
 use crate::harness::{Conn, PATIENCE, eventually};
 
 /// Ends all processes that were started with a file of this folder, when the test does.

@@ -317,18 +317,9 @@ impl Conn {
 
     /// The same, for a test that counts what fails instead of ending there.
     pub fn try_response(&mut self) -> Result<Response, Ended> {
-        let end = Instant::now() + PATIENCE;
-        let at = loop {
-            match find(&self.inbox, b"\r\n\r\n") {
-                Some(at) => break at + 4,
-                None => self.try_fill(end)?,
-            }
-        };
-        let rest = self.inbox.split_off(at);
-        let head = std::mem::replace(&mut self.inbox, rest);
-        let mut response = Response::parse(&head);
-        response.check_shape();
+        let mut response = self.try_response_to_head()?;
         if !matches!(response.status, 204 | 304) {
+            let end = Instant::now() + PATIENCE;
             let len = response.content_length() as usize;
             while self.inbox.len() < len {
                 self.try_fill(end).map_err(|ended| match ended {
@@ -340,6 +331,36 @@ impl Conn {
             response.body = std::mem::replace(&mut self.inbox, rest);
         }
         Ok(response)
+    }
+
+    /// The same of a reply to HEAD.
+    pub fn try_response_to_head(&mut self) -> Result<Response, Ended> {
+        let end = Instant::now() + PATIENCE;
+        let at = loop {
+            match find(&self.inbox, b"\r\n\r\n") {
+                Some(at) => break at + 4,
+                None => self.try_fill(end)?,
+            }
+        };
+        let rest = self.inbox.split_off(at);
+        let head = std::mem::replace(&mut self.inbox, rest);
+        let response = Response::parse(&head);
+        response.check_shape();
+        Ok(response)
+    }
+
+    /// A line with its LF, or how the connection ended instead.
+    pub fn try_line(&mut self) -> Result<String, Ended> {
+        let end = Instant::now() + PATIENCE;
+        let at = loop {
+            match find(&self.inbox, b"\n") {
+                Some(at) => break at + 1,
+                None => self.try_fill(end)?,
+            }
+        };
+        let rest = self.inbox.split_off(at);
+        let line = std::mem::replace(&mut self.inbox, rest);
+        Ok(String::from_utf8_lossy(&line).into_owned())
     }
 
     fn try_fill(&mut self, end: Instant) -> Result<(), Ended> {
@@ -373,6 +394,14 @@ impl Conn {
             Ok(got) => got == 0,
             Err(error) => error.kind() != ErrorKind::WouldBlock,
         }
+    }
+
+    /// Whether nothing has come that was not looked at yet, not even the end; asked without waiting.
+    pub fn is_silent(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        let peeked = socket2::SockRef::from(self.tcp()).recv_with_flags(&mut byte, flags);
+        self.inbox.is_empty() && peeked.is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
     }
 
     /// The inode of the server's end, by which /proc/PID/fd tells who holds it; `None` before it is accepted.

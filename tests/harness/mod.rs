@@ -3,6 +3,10 @@
 //! (`response`), and waiting for facts instead of sleeping (here).
 
 pub mod conn;
+#[cfg(target_os = "linux")]
+pub mod fuse;
+#[cfg(target_os = "linux")]
+pub mod hang;
 mod kernel;
 pub mod response;
 pub mod sandbox;
@@ -74,6 +78,13 @@ pub fn assert_same(got: &[u8], want: &[u8], what: &str) {
 pub fn content_md5(bytes: &[u8]) -> String {
     use md5::{Digest, Md5};
     base64(&Md5::digest(bytes))
+}
+
+/// The same digest as the sidechannel writes it.
+pub fn hex_md5(bytes: &[u8]) -> String {
+    use md5::{Digest, Md5};
+    let hex = |byte: &u8| format!("{byte:02x}");
+    Md5::digest(bytes).iter().map(hex).collect()
 }
 
 fn base64(bytes: &[u8]) -> String {

@@ -18,6 +18,9 @@ use tempfile::TempDir;
 use super::sandbox::{self, Missing};
 use super::{Conn, PATIENCE, eventually, wait_for};
 
+/// Where the server's lock files are: no file of anybody's.
+const RUN_DIR: &str = ".rmogstored-run";
+
 /// The user that a test run by root hands the server to where permissions matter.
 const NOBODY: u32 = 65534;
 
@@ -34,7 +37,7 @@ pub struct Builder {
     workers: u32,
     threads: u32,
     unprivileged: bool,
-    tmpfs: Option<(String, String)>,
+    mount: Option<Mount>,
     without: Vec<Missing>,
 }
 
@@ -52,7 +55,7 @@ impl Builder {
             workers: 1,
             threads: 10,
             unprivileged: false,
-            tmpfs: None,
+            mount: None,
             without: Vec::new(),
         }
     }
@@ -146,10 +149,21 @@ impl Builder {
         self
     }
 
-    /// Mounts a tmpfs of this size (`1m`) on one device, in a mount namespace that ends with the server, so
-    /// that a killed test run leaves no mount behind. Look at it through `Server::seen`.
-    pub fn tmpfs(mut self, device: &str, size: &str) -> Self {
-        self.tmpfs = Some((device.to_owned(), size.to_owned()));
+    /// Mounts a tmpfs of this size (`1m`) on one device. Look at it through `Server::seen`.
+    pub fn tmpfs(self, device: &str, size: &str) -> Self {
+        self.mount(device, "tmpfs", "tmpfs", &format!("size={size},mode=777"))
+    }
+
+    /// Mounts a filesystem on one device, in a mount namespace that ends with the server, so that a killed test
+    /// run leaves no mount behind.
+    pub fn mount(mut self, device: &str, source: &str, kind: &str, options: &str) -> Self {
+        let text = |text: &str| CString::new(text).expect("no NUL");
+        self.mount = Some(Mount {
+            device: device.to_owned(),
+            source: text(source),
+            kind: text(kind),
+            options: text(options),
+        });
         self
     }
 
@@ -239,13 +253,10 @@ impl Builder {
     fn prepare_child(&self, command: &mut Command, root: &Path) {
         let umask = self.umask;
         let rlimits = self.rlimits.clone();
-        let tmpfs = self.tmpfs.as_ref().map(|(device, size)| {
-            let target =
-                CString::new(root.join(device).to_str().expect("a plain path")).expect("no NUL");
-            (
-                target,
-                CString::new(format!("size={size},mode=777")).expect("no NUL"),
-            )
+        let mount = self.mount.clone().map(|mount| {
+            let target = root.join(&mount.device);
+            let target = CString::new(target.to_str().expect("a plain path")).expect("no NUL");
+            (mount, target)
         });
         let filter = sandbox::filter(&self.without);
         let prepare = move || {
@@ -259,8 +270,8 @@ impl Builder {
                 // SAFETY: the struct lives across the call
                 check(unsafe { libc::setrlimit(resource as _, &limit) })?;
             }
-            if let Some((target, options)) = &tmpfs {
-                mount_tmpfs(target, options)?;
+            if let Some((mount, target)) = &mount {
+                mount.apply(target)?;
             }
             sandbox::apply(&filter)
         };
@@ -269,36 +280,47 @@ impl Builder {
     }
 }
 
-#[cfg(target_os = "linux")]
-fn mount_tmpfs(target: &CString, options: &CString) -> io::Result<()> {
-    // SAFETY: no pointers; on failure nothing has changed
-    check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
-    let private = libc::MS_REC | libc::MS_PRIVATE;
-    // SAFETY: NUL-terminated literals; the source and type are ignored for a change of propagation
-    check(unsafe {
-        libc::mount(
-            c"none".as_ptr(),
-            c"/".as_ptr(),
-            std::ptr::null(),
-            private,
-            std::ptr::null(),
-        )
-    })?;
-    // SAFETY: all strings are NUL-terminated and outlive the call
-    check(unsafe {
-        libc::mount(
-            c"tmpfs".as_ptr(),
-            target.as_ptr(),
-            c"tmpfs".as_ptr(),
-            0,
-            options.as_ptr().cast(),
-        )
-    })
+/// A filesystem that only the server sees.
+#[derive(Clone)]
+struct Mount {
+    device: String,
+    source: CString,
+    kind: CString,
+    options: CString,
 }
 
-#[cfg(not(target_os = "linux"))]
-fn mount_tmpfs(_target: &CString, _options: &CString) -> io::Result<()> {
-    Err(io::Error::from(io::ErrorKind::Unsupported))
+impl Mount {
+    #[cfg(target_os = "linux")]
+    fn apply(&self, target: &CString) -> io::Result<()> {
+        // SAFETY: no pointers; on failure nothing has changed
+        check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        // SAFETY: NUL-terminated literals; the source and type are ignored for a change of propagation
+        check(unsafe {
+            libc::mount(
+                c"none".as_ptr(),
+                c"/".as_ptr(),
+                std::ptr::null(),
+                private,
+                std::ptr::null(),
+            )
+        })?;
+        // SAFETY: all strings are NUL-terminated and outlive the call
+        check(unsafe {
+            libc::mount(
+                self.source.as_ptr(),
+                target.as_ptr(),
+                self.kind.as_ptr(),
+                0,
+                self.options.as_ptr().cast(),
+            )
+        })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn apply(&self, _target: &CString) -> io::Result<()> {
+        Err(io::Error::from(io::ErrorKind::Unsupported))
+    }
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
@@ -688,6 +710,9 @@ pub fn names_below(root: &Path) -> Vec<String> {
     fn walk(root: &Path, folder: &Path, names: &mut Vec<String>) {
         for entry in fs::read_dir(folder).expect("readdir").map(Result::unwrap) {
             let path = entry.path();
+            if folder == root && entry.file_name() == RUN_DIR {
+                continue;
+            }
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => walk(root, &path, names),
                 _ => names.push(

@@ -16,4 +16,3 @@ mod partial;
 mod put;
 mod range;
 mod timeouts;
-mod tracker;

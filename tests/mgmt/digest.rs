@@ -63,3 +63,29 @@ fn others_are_served_beside_those_of_low_priority() {
     assert!(beside >= 20, "{beside} requests");
     expect_all(&mut busy);
 }
+
+/// There is no reply that says "busy": who finds no place in its device in time waits again.
+#[test]
+fn a_busy_device_is_waited_for() {
+    const LEN: u64 = 32 << 20;
+    let server = builder().arg("--device-wait=0.01").start();
+    sparse(&server, "dev1/some", LEN);
+    let mut busy: Vec<Conn> = (0..60).map(|_| dial(&server)).collect();
+    for conn in &mut busy {
+        conn.send("MD5 /dev1/some\r\n");
+    }
+    let mut conn = dial(&server);
+    let mut beside = 0;
+    while !busy.iter().all(Conn::has_input) {
+        ask(
+            &mut conn,
+            "size /dev1/some\r\n",
+            format!("/dev1/some {LEN}\r\n"),
+        );
+        beside += 1;
+    }
+    assert!(beside >= 3, "{beside} replies");
+    for conn in &mut busy {
+        expect(conn, "/dev1/some MD5=58f06dd588d8ffb3beb46ada6309436b\r\n");
+    }
+}

@@ -15,6 +15,8 @@ use std::process::Command;
 
 use crate::harness::server::Builder;
 use crate::harness::{Conn, Server, show};
+#[cfg(target_os = "linux")]
+use crate::harness::{PATIENCE, wait_for};
 
 /// A server that has a sidechannel.
 fn builder() -> Builder {
@@ -23,6 +25,18 @@ fn builder() -> Builder {
 
 fn dial(server: &Server) -> Conn {
     Conn::connect(server.mgmt_addr())
+}
+
+/// A connection to a worker that is none of these, and which it is.
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn dial_other(server: &Server, not: &[i32]) -> (Conn, i32) {
+    wait_for("a connection to another worker", PATIENCE, || {
+        let mut conn = dial(server);
+        expect_open(&mut conn);
+        let owner = crate::process::facts::owner(server.pid(), &conn)?;
+        (!not.contains(&owner)).then_some((conn, owner))
+    })
 }
 
 /// The next bytes are these.

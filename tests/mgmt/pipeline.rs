@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ask, builder, dial, expect, expect_open, sum};
-use crate::harness::{Conn, PATIENCE, pattern};
+use crate::harness::{Conn, PATIENCE, eventually, pattern};
 
 const HELLO: &str = "5d41402abc4b2a76b9719d911017c592";
 
@@ -159,6 +159,51 @@ fn a_reply_that_is_never_taken_ends_the_connection() {
     // what was in the kernel's hands by then
     conn.count_to_end();
     expect_open(&mut dial(&server));
+}
+
+/// A digest has its turns while its socket has room: one for who does not read comes to a halt, and is ended as
+/// any other reply that is not taken. It gives its file back.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_digest_for_who_does_not_read() {
+    use crate::process::facts;
+    // some will be left with half a line
+    let server = builder().timeout("send", 5.0).timeout("head", 0.5).start();
+    super::sparse(&server, "dev1/big", 64 << 20);
+    let pid = server.worker_pids()[0];
+    let is_open = || {
+        let files = facts::descriptors(pid);
+        files.iter().any(|(_, place)| place.ends_with("/big"))
+    };
+    // A socket has no room long before it is full. One of these comes to that point by the replies that
+    // leave before the digest begins.
+    let request = format!("size /{}dev1/none\r\n", "/".repeat(400));
+    let stuffed = &|lines: usize| {
+        let mut conn = Conn::connect_narrow(server.mgmt_addr(), 4096);
+        let requests = request.repeat(lines) + "MD5 /dev1/big\r\n";
+        conn.push(requests, Duration::from_millis(500));
+        conn
+    };
+    let lines = std::iter::successors(Some(1000_usize), |lines| Some(lines * 12 / 11));
+    let _conns: Vec<Conn> = std::thread::scope(|scope| {
+        let stuffing: Vec<_> = lines
+            .take_while(|lines| *lines < 8000)
+            .map(|lines| scope.spawn(move || stuffed(lines)))
+            .collect();
+        let all = stuffing.into_iter().map(|thread| thread.join());
+        all.map(|conn| conn.expect("a connection")).collect()
+    });
+    eventually("a digest at a halt", PATIENCE, || {
+        let before = (is_open(), facts::cpu(pid));
+        std::thread::sleep(Duration::from_millis(300));
+        before == (true, facts::cpu(pid)) && is_open()
+    });
+    server.wait_log(
+        "took nothing of its replies within --send-timeout",
+        PATIENCE,
+    );
+    eventually("the file to be closed", PATIENCE, || !is_open());
+    server.stop();
 }
 
 #[test]

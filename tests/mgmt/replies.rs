@@ -45,7 +45,7 @@ fn size_needs_no_permission_on_the_file() {
     let root = crate::harness::server::own_docroot();
     let path = root.path().join("dev1/a");
     std::fs::write(&path, "hello").expect("write");
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0)).expect("chmod");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o000)).expect("chmod");
     let server = builder().unprivileged().docroot(root.path()).start();
     let mut conn = dial(&server);
     ask(&mut conn, "size /dev1/a\r\n", "/dev1/a 5\r\n");

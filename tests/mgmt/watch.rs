@@ -1,9 +1,8 @@
 //! `watch`: reports, and nobody who waits for another's.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::{builder, dial, expect, expect_open};
+use super::{ask, builder, dial, dial_other, expect, expect_open};
 use crate::harness::server::{Builder, own_docroot};
 use crate::harness::{Conn, PATIENCE, eventually};
 use crate::process::facts;
@@ -122,13 +121,13 @@ fn who_does_not_read_delays_nobody() {
 #[test]
 fn every_worker_has_watchers() {
     let server = watched().workers(3).threads(30).start();
-    let mut all: Vec<Conn> = (0..24).map(|_| dial(&server)).collect();
-    all.iter_mut().for_each(expect_open);
-    let owners: BTreeSet<i32> = all
-        .iter()
-        .filter_map(|conn| facts::owner(server.pid(), conn))
-        .collect();
-    assert_eq!(owners.len(), 3);
+    let (mut all, mut owners) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let (conn, owner) = dial_other(&server, &owners);
+        owners.push(owner);
+        all.push(conn);
+    }
+    all.extend((0..21).map(|_| dial(&server)));
     for conn in &mut all {
         conn.send("watch\r\n");
     }
@@ -181,4 +180,43 @@ fn a_stop_drops_them() {
         }
         assert_eq!(server.wait_exit(PATIENCE).code(), Some(0));
     }
+}
+
+#[test]
+fn without_iostat() {
+    let server = builder().arg("--iostat=0").workers(2).start();
+    let mut conn = dial(&server);
+    for end in ["\r\n", "\n"] {
+        ask(
+            &mut conn,
+            format!("watch{end}"),
+            "ERR iostat unavailable\r\n",
+        );
+    }
+    ask(
+        &mut conn,
+        "watch\r\nsize /none\r\n",
+        "ERR iostat unavailable\r\n/none -1\r\n",
+    );
+}
+
+/// Devices that come and go are in the next reports.
+#[test]
+fn devices_come_and_go() {
+    let server = watched().start();
+    let mut conn = dial(&server);
+    ask_watch(&mut conn);
+    std::fs::create_dir(server.path("dev5")).expect("mkdir");
+    // it is found by a rescan, which each new watcher wants
+    let mut other = dial(&server);
+    ask_watch(&mut other);
+    eventually("dev5 in the reports", PATIENCE, || {
+        report(&mut conn) == [1, 2, 5]
+    });
+    std::fs::remove_dir_all(server.path("dev5")).expect("rm -r");
+    std::fs::remove_dir_all(server.path("dev1")).expect("rm -r");
+    ask_watch(&mut dial(&server));
+    eventually("dev1 and dev5 to be gone", PATIENCE, || {
+        report(&mut conn) == [2]
+    });
 }

@@ -76,6 +76,20 @@ pub fn is_stopped(pid: i32) -> bool {
     })
 }
 
+/// How many threads it has.
+pub fn threads(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
+}
+
+/// Whether a tracer is attached to each of its threads.
+pub fn is_traced(pid: i32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+    tasks.flatten().all(|task| {
+        let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        !status.contains("TracerPid:\t0\n")
+    })
+}
+
 /// The memory that is its own, and its share of what it shares, in KiB.
 pub fn pss(pid: i32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("smaps_rollup");

@@ -6,13 +6,17 @@
 mod balance;
 mod crowd;
 mod cycles;
+mod dead_device;
+mod dead_stop;
 mod death;
 mod descriptors;
 mod disk;
 mod durability;
 pub mod facts;
 mod fallback;
+mod hang;
 mod nginx;
+mod real_disk;
 mod slow;
 mod stop;
 mod traffic;

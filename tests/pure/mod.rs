@@ -5,6 +5,7 @@
 mod chunked;
 mod command;
 mod conditional;
+mod file;
 mod head;
 mod invariants;
 mod path;

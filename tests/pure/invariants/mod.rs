@@ -3,6 +3,7 @@
 
 pub mod chunked;
 pub mod command;
+pub mod file;
 pub mod head;
 pub mod path;
 pub mod range;
