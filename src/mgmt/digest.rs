@@ -3,6 +3,7 @@
 use super::command::Algorithm;
 use crate::device::Line;
 use crate::store::download::Download;
+use crate::sys::clock::Tick;
 use crate::sys::file::Facts;
 use md5::{Digest, Md5};
 use sha1::Sha1;
@@ -10,6 +11,9 @@ use std::fs::File;
 
 /// What one turn reads before others get theirs. Bytes.
 pub const SLICE: u64 = 8 * 1024 * 1024;
+
+/// The same for a disk that is slow, or busy with many of them. Milliseconds.
+const SLICE_MS: u32 = 100;
 
 /// What one read asks for: small beside a core's cache, large beside a system
 /// call. Bytes.
@@ -69,10 +73,11 @@ impl Job {
         self.line
     }
 
-    /// Reads on, as long as `left`, which it lessens, is not 0. The reply goes
-    /// behind the end of `out`.
+    /// Reads on until `left`, which it lessens, is 0; it makes it 0 when the
+    /// slice's time is over. The reply goes behind the end of `out`.
     pub fn slice(&mut self, left: &mut u64, out: &mut Vec<u8>) -> Slice {
         let mut bytes = Vec::with_capacity(READ);
+        let start = Tick::now();
         while *left > 0 {
             bytes.clear();
             match self.file.read_into(&mut bytes, self.offset, READ) {
@@ -86,6 +91,9 @@ impl Job {
                     if n < READ {
                         self.say(out);
                         return Slice::Done;
+                    }
+                    if Tick::now().since(start) >= SLICE_MS {
+                        *left = 0;
                     }
                 }
                 Err(e) => {

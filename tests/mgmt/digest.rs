@@ -3,9 +3,9 @@
 use super::{ask, builder, dial, expect, sparse};
 use crate::harness::{Conn, Server};
 
-/// Zeros, and their MD5, as `head -c 536870912 /dev/zero | md5sum` says.
-const LONG: u64 = 512 << 20;
-const MD5: &str = "aa559b4e3523a6c931f08f4df52d58f2";
+/// Zeros, and their MD5, as `head -c 134217728 /dev/zero | md5sum` says.
+const LONG: u64 = 128 << 20;
+const MD5: &str = "fde9e0818281836e4fc0edfede2b8762";
 
 fn digests(server: &Server, count: usize, reason: &str) -> Vec<Conn> {
     for device in ["dev1", "dev2"] {
@@ -54,13 +54,14 @@ fn others_are_served_beside_those_of_low_priority() {
     let server = builder().start();
     let mut busy = digests(&server, 4, " fsck");
     let mut conn = dial(&server);
-    let mut beside = 0;
-    while !busy.iter().any(Conn::has_input) {
+    // the less this takes, the less it takes from those of low priority
+    for _ in 0..100 {
         ask(&mut conn, "MD5 /dev1/none\r\n", "/dev1/none MD5=-1\r\n");
-        beside += 1;
     }
-    eprintln!("{beside} requests beside 4 fsck digests of {LONG} bytes");
-    assert!(beside >= 20, "{beside} requests");
+    assert!(
+        !busy.iter().all(Conn::has_input),
+        "the digests were too fast for this test"
+    );
     expect_all(&mut busy);
 }
 

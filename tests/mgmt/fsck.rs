@@ -2,20 +2,18 @@
 //! worker they came to. What waits and what runs, the kernel's own list of locks says.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
 
 use super::{builder, dial, dial_other, expect, expect_open, sparse};
-use crate::harness::{Conn, PATIENCE, Server, SetOnDrop, eventually};
+use crate::harness::{Conn, PATIENCE, Server, eventually};
 use crate::process::facts;
 
-/// Zeros, and their MD5, as `head -c 536870912 /dev/zero | md5sum` says.
-const LONG: u64 = 512 << 20;
-const LONG_MD5: &str = "aa559b4e3523a6c931f08f4df52d58f2";
-/// The same of 33554432.
-const SHORT: u64 = 32 << 20;
-const SHORT_MD5: &str = "58f06dd588d8ffb3beb46ada6309436b";
+/// Long enough to be killed, or looked at, before its end.
+const LONG: u64 = 2 << 30;
+/// Zeros, and their MD5, as `head -c 16777216 /dev/zero | md5sum` says.
+const SHORT: u64 = 16 << 20;
+const SHORT_MD5: &str = "2c7ab85a893283e98c931e9511add182";
 
 /// Who has the lock of the filesystem that the docroot is on, and how many wait for it.
 #[derive(Debug, Default, PartialEq)]
@@ -24,11 +22,28 @@ struct Line {
     waiting: usize,
 }
 
-fn line(server: &Server) -> Line {
+/// The lock file of the filesystem that the docroot is on.
+fn lock_file(server: &Server) -> PathBuf {
     let dev = fs::metadata(server.path("dev1")).expect("stat").dev();
-    let file = server.path(&format!(".rmogstored-run/fsck-{dev:x}.lock"));
+    server.path(&format!(".rmogstored-run/fsck-{dev:x}.lock"))
+}
+
+/// Nobody's turn comes while this test has the lock.
+fn hold(server: &Server) -> fs::File {
+    let file = fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(lock_file(server))
+        .expect("the lock file");
+    file.lock().expect("flock");
+    file
+}
+
+fn line(server: &Server) -> Line {
     let mut line = Line::default();
-    let Ok(file) = fs::metadata(file) else {
+    let Ok(file) = fs::metadata(lock_file(server)) else {
         return line;
     };
     let inode = format!(":{} ", file.ino());
@@ -45,9 +60,12 @@ fn line(server: &Server) -> Line {
 
 /// Begins digests one after the other, each when the one before it has its place in the line, and in another
 /// worker than that.
+#[track_caller]
 fn begin(server: &Server, files: &[&str]) -> Vec<Conn> {
     let mut conns = Vec::new();
     let mut last = Vec::new();
+    let before = line(server);
+    let before = before.holders.len() + before.waiting;
     for (nr, file) in files.iter().enumerate() {
         let mut conn = if server.worker_pids().len() == 1 {
             dial(server)
@@ -59,7 +77,7 @@ fn begin(server: &Server, files: &[&str]) -> Vec<Conn> {
         conn.send(format!("MD5 /{file} fsck\r\n"));
         eventually("its place in the line", PATIENCE, || {
             let now = line(server);
-            now.holders.len() + now.waiting == nr + 1
+            now.holders.len() + now.waiting == before + nr + 1
         });
         conns.push(conn);
     }
@@ -69,73 +87,50 @@ fn begin(server: &Server, files: &[&str]) -> Vec<Conn> {
 #[test]
 fn one_at_a_time_in_the_order_of_arrival() {
     let server = builder().workers(4).threads(40).start();
-    sparse(&server, "dev1/long", LONG);
     sparse(&server, "dev1/short", SHORT);
     sparse(&server, "dev2/short", SHORT);
-    let mut files = vec!["dev1/long"];
-    files.extend(["dev1/short", "dev2/short"].repeat(8));
-    let conns = begin(&server, &files);
-    let over = AtomicBool::new(false);
-    let mut ends = Vec::new();
-    std::thread::scope(|scope| {
-        let _over = SetOnDrop(&over);
-        let samples = scope.spawn(|| {
-            let mut samples = 0;
-            while !over.load(Ordering::Relaxed) {
-                // the list is no snapshot: what is handed on while it is read may be in it twice
-                let looks = [line(&server), line(&server), line(&server)];
-                assert!(looks.iter().any(|now| now.holders.len() <= 1), "{looks:?}");
-                samples += 1;
-            }
-            samples
-        });
-        let replies: Vec<_> = conns
-            .into_iter()
-            .zip(&files)
-            .map(|(mut conn, file)| {
-                scope.spawn(move || {
-                    let md5 = if file.ends_with("long") {
-                        LONG_MD5
-                    } else {
-                        SHORT_MD5
-                    };
-                    expect(&mut conn, format!("/{file} MD5={md5}\r\n"));
-                    Instant::now()
-                })
-            })
-            .collect();
-        for reply in replies {
-            ends.push(reply.join().expect("a reply"));
-        }
-        over.store(true, Ordering::Relaxed);
-        let samples = samples.join().expect("the sampler");
-        assert!(samples > 10, "{samples} samples");
+    let held = hold(&server);
+    let files = ["dev1/short", "dev2/short"].repeat(6);
+    let mut conns = begin(&server, &files);
+    drop(held);
+    let mut samples = 0;
+    eventually("all replies", 3 * PATIENCE, || {
+        // the list is no snapshot: what is handed on while it is read may be in it twice
+        let looks = [line(&server), line(&server), line(&server)];
+        assert!(looks.iter().any(|now| now.holders.len() <= 1), "{looks:?}");
+        samples += 1;
+        // looked at from the last one on, so that none can come meanwhile before those that are due
+        let come: Vec<bool> = conns.iter().rev().map(Conn::has_input).collect();
+        assert!(come.is_sorted(), "not in the order of arrival: {come:?}");
+        come[0]
     });
-    assert!(ends.is_sorted(), "not in the order of arrival: {ends:?}");
+    assert!(samples > 5, "{samples} samples");
+    for (conn, file) in conns.iter_mut().zip(files) {
+        expect(conn, format!("/{file} MD5={SHORT_MD5}\r\n"));
+    }
     eventually("nobody in the line", PATIENCE, || {
         line(&server) == Line::default()
     });
 }
 
-/// More than threads wait: nobody is forgotten, and the order holds within a worker.
+/// More than threads wait: nobody is forgotten, and consumers are not held up.
 #[test]
 fn a_crowd() {
     const CROWD: usize = 120;
     let server = builder().start();
-    sparse(&server, "dev1/long", LONG);
     sparse(&server, "dev1/short", 1 << 20);
-    let first = begin(&server, &["dev1/long"]);
+    let held = hold(&server);
     let mut crowd: Vec<Conn> = (0..CROWD).map(|_| dial(&server)).collect();
     for conn in &mut crowd {
         conn.send("MD5 /dev1/short fsck\r\n");
         conn.settle();
     }
-    let now = line(&server);
-    assert!(now.waiting <= 32, "{now:?}");
+    eventually("32 in the kernel's line", PATIENCE, || {
+        line(&server).waiting == 32
+    });
     expect_open(&mut dial(&server));
-    for mut conn in first {
-        expect(&mut conn, format!("/dev1/long MD5={LONG_MD5}\r\n"));
-    }
+    assert!(!crowd.iter().any(Conn::has_input));
+    drop(held);
     for conn in &mut crowd {
         expect(conn, "/dev1/short MD5=b6d81b360a5672d80c27430f39153e2c\r\n");
     }
@@ -196,7 +191,7 @@ fn a_worker_that_dies_gives_its_place_back() {
 fn the_priority_of_the_thread() {
     let server = builder().start();
     sparse(&server, "dev1/long", LONG);
-    let mut conns = begin(&server, &["dev1/long"]);
+    let _conns = begin(&server, &["dev1/long"]);
     let pid = server.worker_pids()[0];
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("tasks");
     let mut low = Vec::new();
@@ -215,7 +210,6 @@ fn the_priority_of_the_thread() {
         }
     }
     assert_eq!(low, ["fsck"]);
-    expect(&mut conns[0], format!("/dev1/long MD5={LONG_MD5}\r\n"));
 }
 
 /// Without lock files they wait for those of their worker.
