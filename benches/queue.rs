@@ -2,7 +2,9 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use parking_lot::Mutex;
+use rmogstored::device::{Devices, Ticket};
 use rmogstored::queue::{Queue, Turn, Wait, Woken};
+use rmogstored::scoreboard::Scoreboard;
 use slab::Slab;
 use std::hint::black_box;
 use std::io::{ErrorKind, Read, Write};
@@ -10,13 +12,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Clients that talk at the same time.
 const CLIENTS: usize = 32;
 
 /// Clients that are parked and say nothing meanwhile.
 const IDLE: usize = 1000;
+
+/// Devices of a large node.
+const DEVICES: usize = 36;
 
 struct Client(UnixStream);
 
@@ -168,6 +173,48 @@ fn echoes(c: &mut Criterion) {
     group.finish();
 }
 
+/// What a turn pays for its device: the lane found by its name, entered and left.
+fn device(c: &mut Criterion) {
+    let board = Scoreboard::new().expect("a page");
+    for nr in 1..=DEVICES {
+        board
+            .place(0, format!("dev{nr}").as_bytes())
+            .expect("a line");
+    }
+    let devices = Devices::new(CLIENTS, 1, board);
+    let visit = |ticket: &mut Ticket, name: &[u8]| {
+        black_box(ticket.enter(&devices, 0, name)).expect("room");
+        ticket.leave();
+    };
+    let mut ticket = Ticket::default();
+    c.bench_function("device/enter_and_leave", |b| {
+        b.iter(|| visit(&mut ticket, b"dev1"));
+    });
+    // A device each; and time for a system call or two between the visits, as in a turn.
+    for (name, pause) in [("no_pause", 0), ("turns", 200)] {
+        c.bench_function(&format!("device/8_threads/{name}"), |b| {
+            b.iter_custom(|visits| {
+                let begun = Instant::now();
+                thread::scope(|scope| {
+                    for nr in 1..=8 {
+                        scope.spawn(move || {
+                            let name = format!("dev{nr}");
+                            let mut ticket = Ticket::default();
+                            for _ in 0..visits.div_ceil(8) {
+                                visit(&mut ticket, name.as_bytes());
+                                (0..pause).for_each(|n: u32| {
+                                    black_box(n);
+                                });
+                            }
+                        });
+                    }
+                });
+                begun.elapsed()
+            });
+        });
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default()
@@ -175,6 +222,6 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .without_plots();
-    targets = slot, hand_over, life, sweep, echoes
+    targets = slot, hand_over, life, sweep, device, echoes
 }
 criterion_main!(benches);

@@ -142,9 +142,10 @@ impl Office {
     }
 
     /// Takes the office, unless this process is to leave.
-    fn take(&self, lease: Lease) {
+    fn take(&self, lease: Lease) -> bool {
         let mut held = self.lock();
-        if matches!(*held, Held::Nothing) {
+        let is_taken = matches!(*held, Held::Nothing);
+        if is_taken {
             self.board.lead(self.worker, std::process::id());
             *held = Held::Lease(lease);
             log::info!(
@@ -152,6 +153,7 @@ impl Office {
                 self.worker
             );
         }
+        is_taken
     }
 
     /// Whether it is still held: asked in each round. The lock file must be
@@ -202,8 +204,9 @@ fn stand(office: &Office, mut rounds: Rounds) {
                 if let Err(e) = lease.sign(std::process::id(), office.worker) {
                     log::warn!("{}: {e}: it names no holder", office.path.display());
                 }
-                office.take(lease);
-                rounds.lead();
+                if office.take(lease) {
+                    rounds.lead();
+                }
             }
             Ok(None) => return,
             Err(e) if lease::is_unsupported(&e) => {

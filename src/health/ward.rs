@@ -157,7 +157,8 @@ impl Ward {
             device: id,
             path: patient.path.clone(),
             usage: usage.then(|| patient.seat.as_ref().map(|seat| seat.source.clone())),
-            writes: site.is_written(),
+            // Where a filesystem check puts what it found, nothing else belongs.
+            writes: site.is_written() && &*id.1 != b"lost+found",
             umask: self.umask,
         };
         patient.seen |= !usage;
