@@ -181,12 +181,13 @@ fn it_is_refreshed() {
 
 #[test]
 fn only_trackers_want_it() {
+    // a probe that meets a full disk says so; where it has been, a round has been
     let server = Server::builder()
         .env("MOG_DISK_USAGE_INTERVAL", "0.1")
+        .tmpfs("dev1", "64k")
         .start();
-    let probes = server.path("dev1/.rmogstored-tmp");
-    // where that is, a round has been
-    eventually("a probe", PATIENCE, || probes.exists());
+    fs::write(server.seen("dev1/filler"), [0; 64 << 10]).expect("room for so much");
+    server.wait_log("is full", PATIENCE);
     assert_eq!(
         server
             .names()
