@@ -69,7 +69,7 @@ pub enum Refusal {
     /// Wait in this line.
     Wait(Line),
     /// Its line is full.
-    Full,
+    Full(Line),
     /// There was no place in time.
     TooLate,
     /// It is known to hang.
@@ -81,7 +81,7 @@ impl Refusal {
     pub fn why(self) -> &'static str {
         match self {
             Refusal::Wait(_) => "its device is busy",
-            Refusal::Full => "its device is busy, and so is the line before it",
+            Refusal::Full(_) => "its device is busy, and so is the line before it",
             Refusal::TooLate => "its device had no place within --device-wait",
             Refusal::Dead => "its device hangs (its probe does not come back)",
         }
@@ -208,7 +208,7 @@ impl Devices {
             return Ok(self.pass(&mut table, line.lane, Some(Tick::now())));
         }
         Err(if waiting >= LINE && !line.begun {
-            Refusal::Full
+            Refusal::Full(line)
         } else {
             Refusal::Wait(line)
         })

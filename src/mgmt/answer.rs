@@ -69,8 +69,9 @@ impl Answer<'_> {
         Did::Answered
     }
 
-    /// Enters the device of a path. There is no reply that says "busy", so who
-    /// was not let in in time waits again, until the device is known to hang.
+    /// Enters the device of a path. There is no reply that says "busy", and "-1"
+    /// would be a lie: who was not let in in time waits again, and behind a line
+    /// that is full, until the device is known to hang.
     fn enter(&mut self, target: &Target<'_>) -> Result<Line, Refusal> {
         let name = target.path.device();
         match self.ticket.enter(&self.site.devices, self.site.nr, name) {
@@ -81,7 +82,7 @@ impl Answer<'_> {
 
     fn size(&mut self, target: &Target<'_>) -> Did {
         let facts = match self.enter(target) {
-            Err(Refusal::Wait(line)) => return Did::Line(line),
+            Err(Refusal::Wait(line) | Refusal::Full(line)) => return Did::Line(line),
             Err(refused) => {
                 self.note("size", target, refused.why());
                 None
@@ -103,7 +104,7 @@ impl Answer<'_> {
 
     fn digest(&mut self, algorithm: Algorithm, target: &Target<'_>, reason: Reason) -> Did {
         let line = match self.enter(target) {
-            Err(Refusal::Wait(line)) => return Did::Line(line),
+            Err(Refusal::Wait(line) | Refusal::Full(line)) => return Did::Line(line),
             Err(refused) => {
                 self.note(algorithm.name(), target, refused.why());
                 return self.no_digest(algorithm, target);

@@ -58,7 +58,7 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Waits {
     Command,
-    /// The rest of a line.
+    /// The rest of a line, or its next turn with whole ones.
     Line,
     /// Its next turn; a place in a device.
     Turn,
@@ -162,6 +162,11 @@ impl Conversation {
         match self.waits() {
             // A command may have come just now, its event on its way.
             Waits::Command => !site.is_draining() || socket::has_input(socket),
+            // Whole ones wait for their turn, which comes when there is room.
+            Waits::Line if over(site.timeouts.send) && !socket::has_room(socket) => {
+                say_unread(peer);
+                false
+            }
             // Half a line holds up a stop, and nothing else.
             Waits::Line => site
                 .draining_for(now)

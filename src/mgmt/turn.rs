@@ -166,7 +166,7 @@ impl Conversation {
                     }
                     Step::On
                 }
-                Err(Refusal::Wait(line)) => {
+                Err(Refusal::Wait(line) | Refusal::Full(line)) => {
                     self.phase = Phase::Digesting(job);
                     return self.line_up(visit, account, line);
                 }
@@ -177,7 +177,7 @@ impl Conversation {
                 }
                 // No place for it among the consumers: nothing but its worker's
                 // death ends it, so it goes where each has its own thread.
-                Err(Refusal::Full | Refusal::TooLate) => {
+                Err(Refusal::TooLate) => {
                     self.phase = Phase::Queueing(job);
                     Step::Turn(Next::Detach)
                 }

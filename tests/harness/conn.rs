@@ -565,6 +565,14 @@ impl Conn {
         });
     }
 
+    /// At least so many bytes of replies are in the kernel's hands, or were not read yet.
+    pub fn undelivered(&self) -> u64 {
+        let (ours, theirs) = self.ends();
+        let unsent = kernel::end(theirs, ours).map_or(0, |end| end.unsent);
+        let unread = kernel::end(ours, theirs).map_or(0, |end| end.unread);
+        u64::from(unsent) + u64::from(unread)
+    }
+
     /// Waits until the server has let go of its end.
     #[track_caller]
     pub fn wait_abandoned(&self) {

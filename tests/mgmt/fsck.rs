@@ -217,7 +217,7 @@ fn the_priority_of_the_thread() {
 fn without_lock_files() {
     let server = builder().start();
     sparse(&server, "dev1/long", SHORT);
-    fs::remove_dir_all(server.path(".rmogstored-run")).expect("rm -r");
+    fs::create_dir(lock_file(&server)).expect("mkdir");
     let mut conns: Vec<Conn> = (0..5).map(|_| dial(&server)).collect();
     for conn in &mut conns {
         conn.send("MD5 /dev1/long fsck\r\n");

@@ -197,7 +197,7 @@ impl Worker {
                 client.waits_in = Some(line);
                 Next::Detach
             }
-            Err(Refusal::Full) => panic!("nobody's line is full"),
+            Err(Refusal::Full(_)) => panic!("nobody's line is full"),
             Err(Refusal::TooLate | Refusal::Dead) => client.answer(REFUSED),
         }
     }
