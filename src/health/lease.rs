@@ -7,16 +7,105 @@
 //! closing, never by LOCK_UN, and the file is never removed; should a cleaner
 //! do so, the holder notices within a round, stops leading, and queues again at
 //! the new one. Whoever won that one meanwhile waits for it (`mod.rs`).
+//!
+//! A thread of its own waits and holds, with a table of descriptors of its own
+//! where the system has such: a process that is killed lives on as long as one
+//! of its threads is inside of a dead disk, and so does what is in the table
+//! that they share. With it the lock would stay, and nobody could be elected.
 
-use crate::sys::{clock, disk};
+use crate::sys::signal::Mask;
+use crate::sys::{clock, disk, process};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{Builder, JoinHandle};
 
 /// See the module. Dropped, it goes to the next.
 pub struct Lease {
+    identity: Identity,
+    /// The thread closes the file when this is gone.
+    _held: Sender<()>,
+}
+
+impl Lease {
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+}
+
+/// Who asks the thread for the lease.
+pub struct Bidder {
+    bids: Sender<()>,
+    won: Receiver<io::Result<Option<Lease>>>,
+}
+
+impl Bidder {
+    /// Waits for the lease. None: this process is leaving.
+    pub fn wait(&self) -> io::Result<Option<Lease>> {
+        // The thread lives as long as we can speak to it.
+        let _ = self.bids.send(());
+        self.won.recv().unwrap_or(Ok(None))
+    }
+}
+
+/// What the thread does beside waiting.
+pub struct Terms {
+    pub path: PathBuf,
+    /// The number of this worker.
+    pub worker: usize,
+    /// Whether this process is leaving.
+    pub leaving: Box<dyn Fn() -> bool + Send>,
+    /// Called with who has signed before, when it was won: returns when that
+    /// one leads no more.
+    pub settle: Box<dyn Fn(Option<u32>) + Send>,
+}
+
+/// Starts the thread; it is kicked when the process is leaving.
+pub fn start(terms: Terms) -> io::Result<(Bidder, JoinHandle<()>)> {
+    let (bids, asked) = channel();
+    let (tell, won) = channel();
+    let thread = Builder::new().spawn(move || {
+        process::name_thread(c"lease");
+        Mask::all_but_kick().apply();
+        process::leave_descriptors();
+        for () in asked {
+            let (held, release) = channel();
+            let (lease, lock) = match hold(&terms, held) {
+                Ok(Some((lease, lock))) => (Ok(Some(lease)), Some(lock)),
+                Ok(None) => (Ok(None), None),
+                Err(e) => (Err(e), None),
+            };
+            if tell.send(lease).is_err() {
+                return;
+            }
+            // Nothing is ever sent: it ends with the lease.
+            let _: Result<(), _> = release.recv();
+            drop(lock);
+        }
+    })?;
+    Ok((Bidder { bids, won }, thread))
+}
+
+fn hold(terms: &Terms, held: Sender<()>) -> io::Result<Option<(Lease, Lock)>> {
+    let Some(lock) = Lock::wait(&terms.path, &terms.leaving)? else {
+        return Ok(None);
+    };
+    (terms.settle)(lock.predecessor());
+    if let Err(e) = lock.sign(std::process::id(), terms.worker) {
+        log::warn!("{}: {e}: it names no holder", terms.path.display());
+    }
+    let lease = Lease {
+        identity: lock.identity,
+        _held: held,
+    };
+    Ok(Some((lease, lock)))
+}
+
+/// The locked file.
+struct Lock {
     file: File,
     identity: Identity,
 }
@@ -34,10 +123,10 @@ impl Identity {
     }
 }
 
-impl Lease {
+impl Lock {
     /// Waits for it, asleep in the kernel. None: `leaving` says so, which is
     /// asked when a signal has interrupted, and once more when it was won.
-    pub fn wait(path: &Path, leaving: impl Fn() -> bool) -> io::Result<Option<Lease>> {
+    fn wait(path: &Path, leaving: impl Fn() -> bool) -> io::Result<Option<Lock>> {
         loop {
             let file = open(path)?;
             while let Err(e) = file.lock() {
@@ -55,17 +144,13 @@ impl Lease {
             let identity = Identity(facts.dev(), facts.ino());
             // Otherwise it was unlinked while we slept: queue where all do.
             if Identity::of(path)? == identity {
-                return Ok(Some(Lease { file, identity }));
+                return Ok(Some(Lock { file, identity }));
             }
         }
     }
 
-    pub fn identity(&self) -> Identity {
-        self.identity
-    }
-
     /// The process that has signed before: the one that held this very file.
-    pub fn predecessor(&self) -> Option<u32> {
+    fn predecessor(&self) -> Option<u32> {
         /// More than three numbers have.
         const LONGEST: u64 = 64;
         let mut text = String::new();
@@ -75,7 +160,7 @@ impl Lease {
 
     /// Writes who holds it, for people: process, worker, and since when
     /// (milliseconds of the monotonic clock).
-    pub fn sign(&self, pid: u32, worker: usize) -> io::Result<()> {
+    fn sign(&self, pid: u32, worker: usize) -> io::Result<()> {
         let text = format!("{pid} {worker} {}\n", clock::monotonic_ms());
         self.file.set_len(0)?;
         self.file.write_all_at(text.as_bytes(), 0)
@@ -103,7 +188,7 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Whether this error of [`Lease::wait`] says that there are no such locks.
+/// Whether this error of [`Bidder::wait`] says that there are no such locks.
 pub fn is_unsupported(e: &io::Error) -> bool {
     matches!(
         e.raw_os_error(),
@@ -121,8 +206,8 @@ mod tests {
     use super::*;
     use std::sync::mpsc::{TryRecvError, channel};
 
-    fn won(path: &Path) -> Lease {
-        Lease::wait(path, || false).unwrap().unwrap()
+    fn won(path: &Path) -> Lock {
+        Lock::wait(path, || false).unwrap().unwrap()
     }
 
     #[test]
@@ -156,23 +241,53 @@ mod tests {
         let theirs = path.clone();
         let next = std::thread::spawn(move || won(&theirs));
         std::fs::remove_file(&path).unwrap();
-        assert_ne!(Identity::of(&path).ok(), Some(first.identity()));
+        assert_ne!(Identity::of(&path).ok(), Some(first.identity));
         let other = won(&path);
         assert_eq!(other.predecessor(), None);
         drop(first);
-        assert_eq!(Identity::of(&path).unwrap(), other.identity());
+        assert_eq!(Identity::of(&path).unwrap(), other.identity);
         drop(other);
-        assert_eq!(
-            next.join().unwrap().identity(),
-            Identity::of(&path).unwrap()
-        );
+        assert_eq!(next.join().unwrap().identity, Identity::of(&path).unwrap());
     }
 
     #[test]
     fn who_leaves_wins_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("health.lock");
-        assert!(Lease::wait(&path, || true).unwrap().is_none());
+        assert!(Lock::wait(&path, || true).unwrap().is_none());
         won(&path);
+    }
+
+    #[test]
+    fn a_thread_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("health.lock");
+        let terms = || Terms {
+            path: path.clone(),
+            worker: 7,
+            leaving: Box::new(|| false),
+            settle: Box::new(|_| {}),
+        };
+        let (one, _) = start(terms()).unwrap();
+        let (other, _) = start(terms()).unwrap();
+        for _ in 0..3 {
+            let lease = one.wait().unwrap().unwrap();
+            assert_eq!(lease.identity(), Identity::of(&path).unwrap());
+            // In the shared table there is none of it (on Linux, which shows that).
+            for fd in std::fs::read_dir("/proc/self/fd")
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                assert!(std::fs::read_link(fd.path()).ok().as_ref() != Some(&path));
+            }
+            drop(lease);
+            drop(other.wait().unwrap().unwrap());
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            text.starts_with(&format!("{} 7 ", std::process::id())),
+            "{text}"
+        );
     }
 }

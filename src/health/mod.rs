@@ -20,7 +20,7 @@ use crate::config;
 use crate::scoreboard::Scoreboard;
 use crate::sys::signal::{self, Mask};
 use crate::sys::{clock, process};
-use lease::{Identity, Lease};
+use lease::{Bidder, Identity, Lease, Terms};
 use rounds::{News, Rounds};
 use std::io;
 use std::path::PathBuf;
@@ -60,7 +60,8 @@ pub struct Start {
 /// The candidate, elected or not.
 pub struct Elected {
     office: Arc<Office>,
-    thread: JoinHandle<()>,
+    /// The thread that waits for the lease, or holds it.
+    lease: JoinHandle<()>,
     wake: Sender<News>,
 }
 
@@ -75,27 +76,38 @@ pub fn start(start: Start) -> io::Result<Elected> {
         path: start.run.join(FILE),
     });
     let rounds = Rounds::new(start, Arc::clone(&office), wake.clone(), news);
-    let candidate = Arc::clone(&office);
     // Threads inherit the mask: signals are the housekeeper's.
     let mask = Mask::all().apply();
-    let thread = std::thread::Builder::new().spawn(move || {
-        process::name_thread(c"elect");
-        Mask::all_but_kick().apply();
-        stand(&candidate, rounds);
-    });
+    let started = start_threads(&office, rounds);
     mask.apply();
     Ok(Elected {
         office,
-        thread: thread?,
+        lease: started?,
         wake,
     })
 }
 
+/// Returns the one that waits for the lease.
+fn start_threads(office: &Arc<Office>, rounds: Rounds) -> io::Result<JoinHandle<()>> {
+    let (leaving, settling) = (Arc::clone(office), Arc::clone(office));
+    let (bidder, lease) = lease::start(Terms {
+        path: office.path.clone(),
+        worker: office.worker,
+        leaving: Box::new(move || leaving.is_leaving()),
+        settle: Box::new(move |signed| wait_for_predecessor(&settling, signed)),
+    })?;
+    let candidate = Arc::clone(office);
+    std::thread::Builder::new().spawn(move || {
+        process::name_thread(c"elect");
+        stand(&candidate, &bidder, rounds);
+    })?;
+    Ok(lease)
+}
+
 impl Elected {
-    /// Gives the lease back for good: another worker's thread has it before
-    /// this returns, whatever hangs in this one. Nobody need wait for the
-    /// thread: should the kick come too early and be lost, it sleeps on for the
-    /// lease, and passes it on unused.
+    /// Gives the lease back for good, whatever hangs in this process. Nobody
+    /// need wait for the threads: should the kick come too early and be lost,
+    /// one sleeps on for the lease, and passes it on unused.
     pub fn resign(&self) {
         self.office.leave(Held::Never, "this worker stops");
         self.wake();
@@ -110,7 +122,7 @@ impl Elected {
     fn wake(&self) {
         // It has ended: then it is awake enough.
         let _ = self.wake.send(News::Wake);
-        signal::kick(&self.thread);
+        signal::kick(&self.lease);
     }
 }
 
@@ -191,19 +203,15 @@ impl Office {
 }
 
 /// Stands for election until the process leaves.
-fn stand(office: &Office, mut rounds: Rounds) {
+fn stand(office: &Office, bidder: &Bidder, mut rounds: Rounds) {
     if office.worker == 0 {
         warn_of_remote_locks(office);
     }
     let mut complaint = String::new();
     while !office.is_leaving() {
-        match Lease::wait(&office.path, || office.is_leaving()) {
+        match bidder.wait() {
             Ok(Some(lease)) => {
                 complaint.clear();
-                wait_for_predecessor(office, &lease);
-                if let Err(e) = lease.sign(std::process::id(), office.worker) {
-                    log::warn!("{}: {e}: it names no holder", office.path.display());
-                }
                 if office.take(lease) {
                     rounds.lead();
                 }
@@ -249,8 +257,7 @@ fn warn_of_remote_locks(office: &Office) {
 /// A lock file that nobody has signed, while somebody leads: that one holds
 /// another file, which was unlinked. It will notice within a round. Who signed
 /// this very file has given it back, or is dead.
-fn wait_for_predecessor(office: &Office, lease: &Lease) {
-    let signed = lease.predecessor();
+fn wait_for_predecessor(office: &Office, signed: Option<u32>) {
     let since = clock::monotonic_ms();
     while let Some(leader) = office.board.leader() {
         let is_over = leader.pid == std::process::id()

@@ -197,6 +197,30 @@ fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
     close_listed("/dev/fd", first, last)
 }
 
+/// From here on the calling thread has a table of descriptors of its own, with
+/// nothing in it but 0, 1 and 2: the numbers of all others mean something else
+/// to it. What it opens is closed when it dies, however long other threads of
+/// the process take to. Where that cannot be had (Linux before 5.9) nothing
+/// changes.
+#[cfg(target_os = "linux")]
+pub fn leave_descriptors() {
+    let (first, last) = (3, libc::c_uint::MAX);
+    // SAFETY: no pointers. Descriptors that others own stay open in the table
+    // that this thread leaves.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            last,
+            libc::CLOSE_RANGE_UNSHARE,
+        )
+    };
+}
+
+/// See the Linux twin; there is no such thing.
+#[cfg(target_os = "freebsd")]
+pub fn leave_descriptors() {}
+
 /// Without close_range (Linux before 5.9): what the folder of descriptors lists.
 fn close_listed(folder: &str, first: RawFd, last: RawFd) -> io::Result<()> {
     let open: Vec<RawFd> = std::fs::read_dir(folder)?

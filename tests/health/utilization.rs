@@ -121,7 +121,7 @@ fn as_iostat_says_it() {
         (sum / SECONDS as f64, theirs.join().expect("iostat"))
     });
     eprintln!("{disk}: we say {ours:.2}, iostat says {theirs:.2}");
-    assert!(theirs > 5.0, "the disk was idle: {theirs}");
+    assert!(theirs > 1.0, "the disk was idle: {theirs}");
     assert!((ours - theirs).abs() <= APART, "{ours} and {theirs}");
 }
 
