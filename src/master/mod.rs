@@ -185,7 +185,7 @@ impl Master {
         let mut events = Events::with_capacity(64);
         loop {
             if self.stopping == Stopping::No {
-                self.spawn_missing();
+                self.spawn_missing()?;
             } else if self.children.is_empty() {
                 return Ok(());
             }
@@ -318,17 +318,25 @@ impl Master {
         }
     }
 
-    fn spawn_missing(&mut self) {
+    fn spawn_missing(&mut self) -> Result<(), Failure> {
         while let Some(nr) = self.children.due() {
             match self.children.spawn(nr, &self.poll) {
                 Ok(None) => {}
                 Ok(Some(heir)) => self.become_worker(nr, heir),
+                // The first start of all: the operator is still looking.
+                Err(e) if !self.started => {
+                    self.tell_stop(Stopping::Fast(Instant::now()));
+                    return Err(Failure(format!(
+                        "worker {nr} could not be forked: {e}: giving up"
+                    )));
+                }
                 Err(e) => {
                     log::error!("worker {nr} could not be forked: {e}");
                     self.children.postpone(nr);
                 }
             }
         }
+        Ok(())
     }
 
     /// On the child's side of the fork: from here on this process is a worker.

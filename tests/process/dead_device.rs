@@ -326,6 +326,9 @@ fn a_device_whose_probe_hangs_is_refused_at_once_and_comes_back() {
     // a second time, since a recovery that works once may leave something behind
     let hang = disk.hang(Calls::All);
     let lost = crowd(&server, share(10));
+    eventually("all places to be taken", PATIENCE, || {
+        held_consumers(&server) == share(10)
+    });
     let mut later = crowd(&server, 1);
     expect_refusal(&later[0].response(), true);
     drop(hang);
