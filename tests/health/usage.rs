@@ -202,6 +202,9 @@ fn only_trackers_want_it() {
         !names.iter().any(|name| name.contains("usage")),
         "{names:?}"
     );
+    // and nothing is wrong with its device
+    let log = server.stop();
+    assert!(!log.iter().any(|line| line.contains("device ")), "{log:#?}");
 }
 
 /// What a dead process of the same number left is in nobody's way.
