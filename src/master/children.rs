@@ -28,6 +28,13 @@ const LEADER_SILENT_MS: u64 = 5_000;
 /// And if it does not resign within this, its process is killed.
 const RESIGNS_WITHIN: Duration = Duration::from_secs(2);
 
+/// After so long without a tick the process itself is looked at. Milliseconds.
+const DYING_MS: u64 = 3_000;
+
+/// A process that SIGKILL has not ended within this is inside of a dead disk's
+/// call. Its threads serve nobody any more; another takes its place.
+const BURIED_ALIVE: Duration = Duration::from_secs(2);
+
 /// A round of the master's loop that took longer than this was a pause of the
 /// master itself (SIGSTOP, a suspended machine): nobody is judged by it.
 const PAUSED: Duration = Duration::from_secs(10);
@@ -38,14 +45,14 @@ struct Worker {
     channel: Channel,
     since: Instant,
     is_ready: bool,
-    /// It was sent SIGKILL; inside a dead disk's call it lives on.
-    is_killed: bool,
+    /// It was sent SIGKILL then; inside a dead disk's call it lives on.
+    killed: Option<Instant>,
 }
 
 impl Worker {
     fn kill(&mut self, nr: usize, why: std::fmt::Arguments<'_>) {
         log::error!("worker {nr}, pid {}, {why}: SIGKILL", self.pid);
-        self.is_killed = true;
+        self.killed = Some(Instant::now());
         // ESRCH: it has ended meanwhile.
         let _ = process::kill(self.pid);
     }
@@ -157,7 +164,7 @@ impl Children {
             channel: ours,
             since: Instant::now(),
             is_ready: false,
-            is_killed: false,
+            killed: None,
         });
         Ok(None)
     }
@@ -282,15 +289,42 @@ impl Children {
         }
         let awake = self.awake.elapsed().as_millis() as u64;
         for (nr, place) in self.places.iter_mut().enumerate() {
-            let Some(worker) = place.worker.as_mut().filter(|worker| !worker.is_killed) else {
+            let Some(worker) = place
+                .worker
+                .as_mut()
+                .filter(|worker| worker.killed.is_none())
+            else {
                 continue;
             };
             let silent = self.scoreboard.slot(nr).silent_for().min(awake);
-            if silent >= SILENT_MS {
+            // Somebody else's SIGKILL, and one of its threads does not hear it.
+            let is_undead = silent >= DYING_MS && process::is_dying(worker.pid);
+            if silent >= SILENT_MS || is_undead {
                 worker.kill(nr, format_args!("did not tick for {silent} ms"));
             }
         }
         self.replace_silent_leader(awake);
+    }
+
+    /// Whom SIGKILL does not end is waited for no longer: its place is free.
+    /// It is reaped when its disk lets it go.
+    pub fn abandon_undead(&mut self) {
+        for (nr, place) in self.places.iter_mut().enumerate() {
+            let is_undead = |worker: &mut Worker| {
+                worker
+                    .killed
+                    .is_some_and(|since| since.elapsed() >= BURIED_ALIVE)
+            };
+            if let Some(worker) = place.worker.take_if(is_undead) {
+                log::error!(
+                    "worker {nr}, pid {}, does not end by SIGKILL: it is inside of a disk that \
+                     hangs (see /proc/{}/task/*/stack); another takes its place",
+                    worker.pid,
+                    worker.pid
+                );
+                place.due = Some(Instant::now());
+            }
+        }
     }
 
     /// An elected worker that makes no progress is asked to leave that to
@@ -309,7 +343,7 @@ impl Children {
         let place = self.places.get_mut(nr);
         let Some(worker) = place
             .and_then(|place| place.worker.as_mut())
-            .filter(|worker| worker.pid as u32 == pid && !worker.is_killed)
+            .filter(|worker| worker.pid as u32 == pid && worker.killed.is_none())
         else {
             return;
         };

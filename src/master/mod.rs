@@ -212,6 +212,9 @@ impl Master {
             // they were taken: one that comes later wakes the next turn.
             self.reap()?;
             self.children.kill_silent();
+            if self.stopping == Stopping::No {
+                self.children.abandon_undead();
+            }
             if self.press_on() {
                 return Err(Failure(format!(
                     "{} did not end; a disk that hangs? see /proc/PID/task/*/stack",

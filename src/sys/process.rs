@@ -152,6 +152,22 @@ pub fn exists(pid: Pid) -> bool {
     !matches!(answer, Err(e) if e.raw_os_error() == Some(libc::ESRCH))
 }
 
+/// Whether a child has ended but for threads that no signal reaches: it cannot
+/// be reaped before they come back from the kernel.
+#[cfg(target_os = "linux")]
+pub fn is_dying(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // "pid (name) state": the first thread's, and the name may hold anything.
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+    state.is_some_and(|state| state.starts_with('Z'))
+}
+
+/// See the Linux twin: nobody asks here.
+#[cfg(not(target_os = "linux"))]
+pub fn is_dying(_pid: Pid) -> bool {
+    false
+}
+
 /// The name of a signal, for a log line.
 pub fn signal_name(signal: i32) -> String {
     // SAFETY: strsignal returns a NUL-terminated text, or null.

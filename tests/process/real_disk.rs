@@ -300,6 +300,36 @@ fn a_master_does_not_wait_for_ever_for_what_cannot_be_killed() {
     });
 }
 
+/// SIGKILL does not end a process one of whose threads is inside of such a disk; its place is filled all the same.
+#[test]
+fn a_worker_that_cannot_be_killed_is_replaced() {
+    let _alone = alone();
+    let Some(ext4) = Ext4::make() else {
+        return;
+    };
+    let builder = Server::builder().arg("--probe-timeout=600");
+    let server = ext4.mount(builder, "dev1").start();
+    let worker = server.worker_pids()[0];
+    let frozen = Frozen::freeze(&server.seen("dev1"));
+    let mut upload = server.conn();
+    upload.send("PUT /dev1/new HTTP/1.1\r\nHost: t\r\nContent-Length: 3\r\n\r\nnew");
+    eventually("the upload to hang", PATIENCE, || {
+        waiting_in(worker, "percpu_rwsem_wait") == 1
+    });
+    let skip = server.log().len();
+    let start = Instant::now();
+    super::signal(worker, libc::SIGKILL);
+    server.wait_log_after(skip, "does not end by SIGKILL", PATIENCE);
+    server.wait_log_after(skip, "worker 0 is ready", PATIENCE);
+    eprintln!("another serves after {:?}", start.elapsed());
+    let is_there = || Path::new(&format!("/proc/{worker}")).exists();
+    assert!(is_there(), "it is still inside of its disk");
+    server.conn().get("/").expect(200, true);
+    drop(frozen);
+    eventually("its end once the disk is back", PATIENCE, || !is_there());
+    server.stop();
+}
+
 /// Makes the server's view of a device read-only, or writable again.
 fn remount(server: &Server, how: &str) {
     let path = server.path("dev1");
