@@ -33,6 +33,10 @@ const LOOK: Duration = Duration::from_secs(1);
 /// waits this long for those that hang, and so do we for it.
 const SURVEYED_WITHIN: Duration = Duration::from_secs(4);
 
+/// If no worker is elected within this, one of another server on this docroot
+/// is: our predecessor, which we shall replace.
+const LED_WITHIN: Duration = Duration::from_millis(500);
+
 /// After the word to stop at once: then SIGKILL.
 const KILL_AFTER: Duration = Duration::from_secs(1);
 
@@ -226,28 +230,39 @@ impl Master {
 
     /// How long there is nothing to do.
     fn nap(&self) -> Duration {
-        self.children.next_spawn().map_or(LOOK, |due| {
-            due.saturating_duration_since(Instant::now()).min(LOOK)
+        let look = match (self.ready_since, self.started) {
+            (Some(_), false) => LED_WITHIN / 10,
+            _ => LOOK,
+        };
+        self.children.next_spawn().map_or(look, |due| {
+            due.saturating_duration_since(Instant::now()).min(look)
         })
     }
 
+    /// Says "ready", once: all workers are, and the elected one has looked at
+    /// the devices.
     fn greet(&mut self) {
         if self.started || !self.children.are_all_ready() {
             return;
         }
-        let since = *self.ready_since.get_or_insert_with(Instant::now);
-        let surveyed = self.children.is_surveyed();
-        if surveyed || since.elapsed() >= SURVEYED_WITHIN {
-            if !surveyed {
+        let waited = self.ready_since.get_or_insert_with(Instant::now).elapsed();
+        if !self.children.is_surveyed() {
+            let is_led = self.scoreboard.leader().is_some();
+            if waited < if is_led { SURVEYED_WITHIN } else { LED_WITHIN } {
+                return;
+            }
+            if is_led {
+                log::warn!("not all devices could be looked at within {SURVEYED_WITHIN:?}");
+            } else {
                 log::warn!(
-                    "the devices were not all looked at within {SURVEYED_WITHIN:?}: serving without"
+                    "no worker is elected: another server on this docroot looks after its devices"
                 );
             }
-            self.started = true;
-            log::info!("ready with {} workers", self.config.workers);
-            if let Err(e) = self.daemon.ready() {
-                log::error!("/dev/null: {e}");
-            }
+        }
+        self.started = true;
+        log::info!("ready with {} workers", self.config.workers);
+        if let Err(e) = self.daemon.ready() {
+            log::error!("/dev/null: {e}");
         }
     }
 

@@ -226,6 +226,36 @@ fn who_drains_resigns_first() {
     eventually("its end", PATIENCE, || !server.is_ours(retired));
 }
 
+/// Two process trees on one docroot, as in an upgrade: the lock file is the same for both, so that one worker of all
+/// is elected, and the new tree takes over when the old one goes.
+#[test]
+fn one_of_two_generations_leads() {
+    let old = builder().workers(2).start();
+    let inode = lock_inode(&old).expect("a lock file");
+    let new = builder().workers(2).docroot(old.root()).start();
+    assert_eq!(lock_inode(&new), Some(inode));
+    let sampler = Sampler::start(inode);
+    for server in [&old, &new] {
+        // their successors queue behind those who wait
+        for pid in server.worker_pids() {
+            signal(pid, libc::SIGKILL);
+        }
+    }
+    let led_by = |server: &Server| {
+        let workers = server.worker_pids();
+        holders(inode)
+            .first()
+            .is_some_and(|pid| workers.contains(pid))
+    };
+    eventually("a leader of either", PATIENCE, || {
+        led_by(&old) || led_by(&new)
+    });
+    old.signal(libc::SIGTERM);
+    eventually("a leader of the new ones", PATIENCE, || led_by(&new));
+    sampler.finish();
+    new.stop();
+}
+
 /// The file says who leads, to people.
 #[test]
 fn the_lock_file_names_its_holder() {
