@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
 use super::server::Builder;
 
@@ -47,6 +46,8 @@ struct Request {
 #[derive(Default)]
 struct State {
     hangs: bool,
+    /// The test is through with it.
+    over: bool,
     held: Vec<Request>,
 }
 
@@ -54,7 +55,6 @@ struct State {
 pub struct Fuse {
     device: Arc<File>,
     state: Arc<Mutex<State>>,
-    server: Option<JoinHandle<()>>,
 }
 
 impl Fuse {
@@ -74,16 +74,15 @@ impl Fuse {
         Some(Fuse {
             device,
             state: Arc::default(),
-            server: None,
         })
     }
 
     /// A server that sees it as this device.
-    pub fn mount(&mut self, builder: Builder, device: &str) -> Builder {
+    pub fn mount(&self, builder: Builder, device: &str) -> Builder {
         let fd = self.device.as_raw_fd();
         let options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other");
         let (device_file, state) = (Arc::clone(&self.device), Arc::clone(&self.state));
-        self.server = Some(std::thread::spawn(move || serve(&device_file, &state)));
+        std::thread::spawn(move || serve(&device_file, &state));
         builder.mount(device, "rmogstored-test", "fuse", &options)
     }
 
@@ -102,10 +101,8 @@ impl Fuse {
 
 impl Drop for Fuse {
     fn drop(&mut self) {
-        // its namespace has gone with the server, and the mount with that
-        if let Some(server) = self.server.take() {
-            let _ = server.join();
-        }
+        // nobody waits for its thread, which ends when the mount goes with the server's namespace
+        self.state.lock().unwrap().over = true;
     }
 }
 
@@ -133,7 +130,9 @@ fn serve(mut device: &File, state: &Mutex<State>) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             // not mounted yet
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            Err(error)
+                if error.raw_os_error() == Some(libc::EPERM) && !state.lock().unwrap().over =>
+            {
                 std::thread::sleep(std::time::Duration::from_millis(1));
                 continue;
             }

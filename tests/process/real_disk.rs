@@ -41,7 +41,7 @@ fn healthy(server: &Server, count: usize) {
 #[test]
 fn a_filesystem_that_gives_no_answer_holds_its_share() {
     let _alone = alone();
-    let Some(mut fuse) = Fuse::open() else {
+    let Some(fuse) = Fuse::open() else {
         return;
     };
     let builder = Server::builder()
@@ -89,7 +89,7 @@ fn a_filesystem_that_gives_no_answer_holds_its_share() {
 #[test]
 fn a_filesystem_that_gives_no_answer_is_dead_until_it_does() {
     let _alone = alone();
-    let Some(mut fuse) = Fuse::open() else {
+    let Some(fuse) = Fuse::open() else {
         return;
     };
     let builder = Server::builder()
