@@ -349,7 +349,8 @@ impl Room {
     fn find(fixed: usize, consumers: usize) -> io::Result<Room> {
         /// 0, 1, 2; channel; two of the self-pipe; the
         /// housekeeper's loop; the queue and its poison; two of the watchers'
-        /// loop; the lock file of the election; one to spare.
+        /// loop; the lock file of the election, where its
+        /// thread has no table of its own; one to spare.
         const OWN: usize = 13;
         let (soft, _) = process::descriptor_limits()?;
         Ok(Room {
