@@ -4,7 +4,7 @@
 use super::conditional::{self, Verdict};
 use super::head::{Bad, Head, Method};
 use super::put::Receiving;
-use super::response::{DATE_LEN, Date, Reply};
+use super::response::{Date, Reply};
 use super::{After, Status, delete, get, put};
 use crate::device::{Line, Refusal as Refused, Ticket};
 use crate::site::Site;
@@ -32,7 +32,7 @@ pub struct Answer<'a> {
     pub line: Option<Line>,
     peer: &'a Peer,
     ticket: &'a mut Ticket,
-    date: &'a [u8; DATE_LEN],
+    date: &'a mut Date,
     /// The client does not expect the end that `keep_alive` announces, or has
     /// more to say than we read.
     surprise: bool,
@@ -54,7 +54,7 @@ impl<'a> Answer<'a> {
             line: None,
             peer,
             ticket,
-            date: date.at(clock::unix_seconds()),
+            date,
             surprise: draining,
         }
     }
@@ -138,7 +138,8 @@ impl<'a> Answer<'a> {
     pub fn reply(&mut self) -> Reply<'_> {
         Reply {
             out: self.out,
-            date: self.date,
+            // Now: a disk may have held up what is told here.
+            date: self.date.at(clock::unix_seconds()),
             keep_alive: self.keep_alive,
         }
     }
