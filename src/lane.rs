@@ -10,6 +10,7 @@
 
 use crate::queue::Token;
 use crate::sys::clock::Tick;
+use crate::sys::process::Thread;
 use std::collections::VecDeque;
 
 /// A call that has not come back for so long hangs. Milliseconds; a turn reads
@@ -31,7 +32,7 @@ struct Lane {
 struct Visitor {
     serial: u64,
     /// None: it was called from the line, and no consumer has it yet.
-    since: Option<Tick>,
+    since: Option<(Tick, Thread)>,
     lost: bool,
 }
 
@@ -100,24 +101,25 @@ impl Lanes {
         inside < self.consumers.saturating_sub(taken)
     }
 
-    /// One more is inside, since then; the number by which it leaves.
+    /// One more is inside, since then, by this thread; the number by which it
+    /// leaves.
     pub fn let_in(&mut self, lane: u32, since: Option<Tick>) -> u64 {
         let serial = self.next_serial;
         self.next_serial += 1;
         self.inside += 1;
         self.lane(lane).inside.push(Visitor {
             serial,
-            since,
+            since: since.map(|since| (since, Thread::this())),
             lost: false,
         });
         serial
     }
 
-    /// Who was called is inside from now on.
+    /// Who was called is inside from now on, by this thread.
     pub fn begin(&mut self, lane: u32, serial: u64) {
         let inside = &mut self.lane(lane).inside;
         if let Some(visitor) = inside.iter_mut().find(|v| v.serial == serial) {
-            visitor.since = Some(Tick::now());
+            visitor.since = Some((Tick::now(), Thread::this()));
         }
     }
 
@@ -196,7 +198,9 @@ impl Lanes {
 
     /// Counts again who is lost; returns where any are.
     pub fn count_lost(&mut self, now: Tick) -> Vec<Hanging> {
-        let hangs = |since| now.since(since) >= HANGS_MS;
+        // A thread that runs, or waits for a core, is held by no disk.
+        let hangs =
+            |(since, thread): (Tick, Thread)| now.since(since) >= HANGS_MS && !thread.is_running();
         let mut hanging = Vec::new();
         for (nr, lane) in self.lanes.iter_mut().enumerate() {
             let were = lane.lost;
@@ -250,8 +254,10 @@ mod tests {
 
     fn lose(lanes: &mut Lanes, lane: usize) {
         let later = Tick::now();
+        // One that has ended does not run.
+        let held = std::thread::spawn(Thread::this).join().unwrap();
         for visitor in &mut lanes.lanes[lane].inside {
-            visitor.since = visitor.since.map(|_| Tick::default());
+            visitor.since = visitor.since.map(|_| (Tick::default(), held));
         }
         assert!(later.since(Tick::default()) >= HANGS_MS, "booted just now");
         lanes.count_lost(later);
@@ -317,6 +323,14 @@ mod tests {
         let mut lanes = lanes(10);
         lanes.let_in(0, None);
         lose(&mut lanes, 0);
+        assert_eq!(lanes.lost, 0);
+    }
+
+    #[test]
+    fn who_computes_is_not_lost() {
+        let mut lanes = lanes(10);
+        lanes.let_in(0, Some(Tick::default()));
+        lanes.count_lost(Tick::now());
         assert_eq!(lanes.lost, 0);
     }
 

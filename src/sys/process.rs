@@ -152,14 +152,56 @@ pub fn exists(pid: Pid) -> bool {
     !matches!(answer, Err(e) if e.raw_os_error() == Some(libc::ESRCH))
 }
 
+/// A thread of this process.
+#[derive(Clone, Copy, Debug)]
+pub struct Thread(#[cfg(target_os = "linux")] Pid);
+
+#[cfg(target_os = "linux")]
+impl Thread {
+    /// The calling one.
+    pub fn this() -> Thread {
+        thread_local! {
+            // SAFETY: no pointers; it cannot fail.
+            static NUMBER: Pid = unsafe { libc::gettid() };
+        }
+        NUMBER.with(|number| Thread(*number))
+    }
+
+    /// Whether it runs, or only waits for a core to do so: nothing in the
+    /// kernel holds it.
+    pub fn is_running(self) -> bool {
+        let stat = format!("/proc/self/task/{}/stat", self.0);
+        state(&std::fs::read_to_string(stat).unwrap_or_default()) == Some('R')
+    }
+}
+
+/// Nobody asks here: whoever takes long may be held.
+#[cfg(not(target_os = "linux"))]
+impl Thread {
+    /// See the Linux twin.
+    pub fn this() -> Thread {
+        Thread()
+    }
+
+    /// See the Linux twin.
+    pub fn is_running(self) -> bool {
+        false
+    }
+}
+
+/// "pid (name) state ...": proc_pid_stat(5). The name may hold anything.
+#[cfg(target_os = "linux")]
+fn state(stat: &str) -> Option<char> {
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
 /// Whether a child has ended but for threads that no signal reaches: it cannot
 /// be reaped before they come back from the kernel.
 #[cfg(target_os = "linux")]
 pub fn is_dying(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // "pid (name) state": the first thread's, and the name may hold anything.
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
-    state.is_some_and(|state| state.starts_with('Z'))
+    // Its first thread's.
+    state(&stat) == Some('Z')
 }
 
 /// See the Linux twin: nobody asks here.
