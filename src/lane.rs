@@ -327,14 +327,6 @@ mod tests {
     }
 
     #[test]
-    fn who_computes_is_not_lost() {
-        let mut lanes = lanes(10);
-        lanes.let_in(0, Some(Tick::default()));
-        lanes.count_lost(Tick::now());
-        assert_eq!(lanes.lost, 0);
-    }
-
-    #[test]
     fn not_more_are_replaced_than_there_can_be() {
         let mut lanes = lanes(2);
         for lane in 0..20 {

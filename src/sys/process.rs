@@ -379,3 +379,21 @@ pub fn lower_priority(nice: i32) {
 /// FreeBSD's disk schedulers know no priorities, and its nice is the process's.
 #[cfg(target_os = "freebsd")]
 pub fn lower_priority(_nice: i32) {}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_runs_until_it_waits_or_ends() {
+        assert!(Thread::this().is_running());
+        let ended = std::thread::spawn(Thread::this).join().unwrap();
+        assert!(!ended.is_running());
+    }
+
+    #[test]
+    fn states() {
+        assert_eq!(state("7 (a) b) (c) D 1 7"), Some('D'));
+        assert_eq!(state(""), None);
+    }
+}
