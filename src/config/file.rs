@@ -21,6 +21,11 @@ pub struct Fault {
     pub word: Option<String>,
 }
 
+/// Bytes of a line that a message repeats, and of a word that may be meant to be
+/// a key: a file that is none of ours may be one line of a megabyte, and the
+/// distance from that to a key takes many seconds.
+const QUOTED: usize = 64;
+
 /// All entries in their order, or the first fault.
 pub fn parse(text: &[u8]) -> Result<Vec<Entry<'_>>, Fault> {
     text.split(|byte| *byte == b'\n')
@@ -43,7 +48,7 @@ fn entry(line: usize, text: &[u8]) -> Result<Option<Entry<'_>>, Fault> {
     let no_entry = || {
         let first = text.split(u8::is_ascii_whitespace).next();
         fault(
-            format!("\"{}\" is not `key = value`", text.escape_ascii()),
+            format!("{} is not `key = value`", quoted(text)),
             first.map(|word| word.escape_ascii().to_string()),
         )
     };
@@ -69,8 +74,8 @@ fn entry(line: usize, text: &[u8]) -> Result<Option<Entry<'_>>, Fault> {
         return Err(fault(format!("{key} has no value"), None));
     }
     if !is_nothing(behind) {
-        let behind = behind.escape_ascii();
-        let what = format!("{key}: a value ends at white space, and \"{behind}\" comes after it");
+        let behind = quoted(behind);
+        let what = format!("{key}: a value ends at white space, and {behind} comes after it");
         return Err(fault(what, None));
     }
     // One of the two readers that this file was written for takes the rest of
@@ -90,9 +95,20 @@ fn is_nothing(text: &[u8]) -> bool {
     text.is_empty() || text.starts_with(b"#")
 }
 
-/// The key that was probably meant.
+/// As messages repeat it: as much as an operator needs to find it.
+pub fn quoted(text: &[u8]) -> String {
+    let start = &text[..text.len().min(QUOTED)];
+    let more = if start.len() < text.len() { "..." } else { "" };
+    format!("\"{}{more}\"", start.escape_ascii())
+}
+
+/// The key that was probably meant, in whatever case it was written.
 pub fn nearest<'a>(word: &str, keys: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    keys.min_by_key(|key| strsim::damerau_levenshtein(word, key))
+    if word.len() > QUOTED {
+        return None;
+    }
+    let word = word.to_ascii_lowercase();
+    keys.min_by_key(|key| strsim::damerau_levenshtein(&word, key))
 }
 
 #[cfg(test)]
@@ -182,8 +198,10 @@ mod tests {
             ("mgtmlisten", "mgmtlisten"),
             ("max-conns", "maxconns"),
             ("pid", "pidfile"),
+            ("MAXCONNS", "maxconns"),
         ] {
             assert_eq!(nearest(word, keys.into_iter()), Some(key));
         }
+        assert_eq!(nearest(&"p".repeat(QUOTED + 1), keys.into_iter()), None);
     }
 }

@@ -138,7 +138,8 @@ fn understand(entry: &file::Entry<'_>, command: &mut Command) -> Result<ArgMatch
         .get_arguments()
         .find(|arg| arg.get_long() == Some(key))
     else {
-        return Err(format!("unknown key \"{key}\"{}", hint(key, command)));
+        let quoted = file::quoted(key.as_bytes());
+        return Err(format!("unknown key {quoted}{}", hint(key, command)));
     };
     let needs_value = option.get_num_args().is_none_or(|n| n.min_values() > 0);
     if needs_value && entry.value.is_none() {

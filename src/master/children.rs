@@ -18,6 +18,9 @@ const YOUNG: Duration = Duration::from_secs(1);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
+/// But where nobody serves meanwhile, no longer than this.
+const DESERTED: Duration = Duration::from_secs(2);
+
 /// A worker whose housekeeper did not tick for so long hangs. Milliseconds.
 const SILENT_MS: u64 = 30_000;
 
@@ -250,8 +253,11 @@ impl Children {
         }
         let is_early = worker.since.elapsed() < YOUNG;
         place.early = if is_early { place.early + 1 } else { 0 };
-        let wait = delay(place.early);
-        place.due = Some(Instant::now() + wait);
+        let mut wait = delay(place.early);
+        if self.is_empty() {
+            wait = wait.min(DESERTED);
+        }
+        self.places[nr].due = Some(Instant::now() + wait);
         log::error!(
             "worker {nr}, pid {pid}, {how}; the next one starts in {} ms",
             wait.as_millis()

@@ -34,6 +34,11 @@ impl Signal {
 /// The signal of [`kick`]: ignored by default, so a late one harms nobody.
 const KICK: i32 = libc::SIGURG;
 
+/// What scripts of the older daemons send, to rotate logs, and a terminal that
+/// hangs up: they mean nothing here, and would kill. With a handler, not
+/// ignored: a program that is executed gets its defaults back.
+const NO_OPS: [i32; 2] = [libc::SIGHUP, libc::SIGUSR1];
+
 /// One bit a signal number that came since the last [`Inbox::take`].
 static PENDING: AtomicU32 = AtomicU32::new(0);
 /// The write end of this process's self-pipe, or -1.
@@ -100,7 +105,9 @@ impl Inbox {
         for signal in Signal::ALL {
             handle(signal.number(), note)?;
         }
-        handle(KICK, nothing)?;
+        for signal in NO_OPS.into_iter().chain([KICK]) {
+            handle(signal, nothing)?;
+        }
         Ok(Inbox { read, write })
     }
 

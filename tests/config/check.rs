@@ -1,6 +1,7 @@
 //! Starts that must fail and say why; and `--check-config`, which finds the same without a start.
 
 use super::{Folder, run};
+use std::time::{Duration, Instant};
 
 /// A start, and a check, end alike.
 #[track_caller]
@@ -54,6 +55,27 @@ fn an_unknown_line_is_named_with_the_nearest_key() {
             "\"docroot\"",
         ],
     );
+}
+
+/// Whatever file was named by mistake: the answer is short, and comes at once.
+#[test]
+fn a_megabyte_of_something_else_is_refused_in_a_short_line() {
+    let folder = Folder::new();
+    let path = folder.at("x.conf");
+    let half = 1 << 19;
+    for (text, said) in [
+        ("a".repeat(half), "unknown key \"aaaa"),
+        ("a b ".repeat(half / 4), "\"a b a b"),
+        ("\u{e9}".repeat(half / 2), "\"\\xc3\\xa9"),
+        (format!("docroot = /{}", " b".repeat(half / 2)), "\"b b b"),
+        (format!("a = {}", "b".repeat(half)), "unknown key \"a\""),
+    ] {
+        let config = folder.config("x.conf", &text);
+        let at = Instant::now();
+        let ended = run(&[&config]).expect(1, &[&format!("{path}:1: "), said]);
+        assert!(ended.err.len() < 1024, "{} bytes", ended.err.len());
+        assert!(at.elapsed() < Duration::from_secs(2), "{:?}", at.elapsed());
+    }
 }
 
 #[test]

@@ -185,6 +185,24 @@ fn a_worker_that_cannot_start_is_tried_again_with_growing_delays() {
     server.stop();
 }
 
+/// Whoever kills them all, young and again and again, does not turn the service off for half a minute.
+#[test]
+fn where_nobody_is_left_the_next_worker_does_not_wait_long() {
+    let mut server = Server::builder().workers(1).start();
+    server.write("dev1/file", "content");
+    for delay in [0, 100, 200, 400, 800, 1600, 2000, 2000] {
+        let skip = server.log().len();
+        // the first one may have grown up while the others of its tree were awaited
+        let victim = server.worker_pids()[0];
+        signal(victim, libc::SIGKILL);
+        server.wait_log_after(skip, &format!("starts in {delay} ms"), PATIENCE);
+        server.wait_log_after(skip, "worker 0 is ready", PATIENCE);
+    }
+    assert_eq!(server.conn().get("/dev1/file").status, 200);
+    server.signal(libc::SIGQUIT);
+    assert_eq!(server.wait_exit(PATIENCE).code(), Some(0));
+}
+
 #[test]
 fn a_docroot_that_cannot_be_opened_is_exit_code_1() {
     let docroot = own_docroot();
