@@ -269,22 +269,23 @@ impl Devices {
             self.call_in(&mut table);
             (news, table.lanes.replaced())
         };
-        for Hanging { lane, were, are } in news {
-            self.report(lane as usize, were, are);
+        for hanging in news {
+            self.report(&hanging);
         }
         replaced
     }
 
-    fn report(&self, lane: usize, were: usize, are: usize) {
-        let Some(row) = lane.checked_sub(self.sites) else {
-            if were == 0 {
+    fn report(&self, hanging: &Hanging) {
+        let Hanging { lane, are, is_news } = *hanging;
+        let Some(row) = (lane as usize).checked_sub(self.sites) else {
+            if is_news {
                 log::warn!("{are} calls below the docroot itself hang for 1 s or more");
             }
             return;
         };
         // The elected worker probes it, and knows whether it is dead.
         self.board.suspect(row);
-        if let (0, Some((_, name))) = (were, self.board.row(row).device()) {
+        if let (true, Some((_, name))) = (is_news, self.board.row(row).device()) {
             log::warn!(
                 "device {name}: {are} calls hang for 1 s or more; its requests wait in line, \
                  and are refused after --device-wait"

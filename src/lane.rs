@@ -27,6 +27,8 @@ struct Lane {
     line: VecDeque<Waiter>,
     /// Of those inside, how many are lost.
     lost: usize,
+    /// When that was last told.
+    told: Option<Tick>,
 }
 
 struct Visitor {
@@ -55,12 +57,16 @@ pub struct Lanes {
     lanes: Vec<Lane>,
 }
 
-/// A lane in which consumers hang: how many at the last count, and now.
+/// A lane in which consumers hang: how many, and whether that is to be told.
 pub struct Hanging {
     pub lane: u32,
-    pub were: usize,
     pub are: usize,
+    pub is_news: bool,
 }
+
+/// That consumers hang in a device is told again after this at the earliest.
+/// Milliseconds.
+const TOLD_AGAIN_MS: u32 = 60_000;
 
 impl Lanes {
     /// For so many consumers.
@@ -212,10 +218,15 @@ impl Lanes {
                 }
             }
             if lane.lost > 0 {
+                let is_old = |told| now.since(told) < TOLD_AGAIN_MS;
+                let is_news = were == 0 && !lane.told.is_some_and(is_old);
+                if is_news {
+                    lane.told = Some(now);
+                }
                 hanging.push(Hanging {
                     lane: nr as u32,
-                    were,
                     are: lane.lost,
+                    is_news,
                 });
             }
         }

@@ -142,9 +142,11 @@ impl Lock {
             }
             let facts = file.metadata()?;
             let identity = Identity(facts.dev(), facts.ino());
-            // Otherwise it was unlinked while we slept: queue where all do.
-            if Identity::of(path)? == identity {
-                return Ok(Some(Lock { file, identity }));
+            match Identity::of(path) {
+                Ok(there) if there == identity => return Ok(Some(Lock { file, identity })),
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                // It was unlinked while we slept: queue where all do.
+                _ => {}
             }
         }
     }

@@ -2,7 +2,7 @@
 //! alone, so that the next start, and a successor in an upgrade, finds the same.
 
 use super::{Failure, failed};
-use crate::config::Config;
+use crate::config::{Config, Site};
 use crate::store::path::RUN_DIR;
 use crate::sys::{file, process};
 use std::ffi::OsStr;
@@ -20,7 +20,12 @@ pub(super) fn folder(config: &Config, docroot: &OwnedFd) -> Result<PathBuf, Fail
     if let Some(pidfile) = &config.pidfile {
         let mut beside = pidfile.as_os_str().to_owned();
         beside.push(".run");
-        candidates.push(PathBuf::from(beside));
+        let beside = PathBuf::from(beside);
+        // In a docroot clients could name it.
+        let is_served = |site: &Site| beside.starts_with(&site.docroot);
+        if !config.sites.iter().any(is_served) {
+            candidates.push(beside);
+        }
     }
     candidates.push(config.sites[0].docroot.join(OsStr::from_bytes(RUN_DIR)));
     let root = file::facts(docroot.as_fd()).map_err(failed("the docroot"))?;

@@ -34,10 +34,10 @@ impl Signal {
 /// The signal of [`kick`]: ignored by default, so a late one harms nobody.
 const KICK: i32 = libc::SIGURG;
 
-/// What scripts of the older daemons send, to rotate logs, and a terminal that
-/// hangs up: they mean nothing here, and would kill. With a handler, not
-/// ignored: a program that is executed gets its defaults back.
-const NO_OPS: [i32; 2] = [libc::SIGHUP, libc::SIGUSR1];
+/// What scripts of the older daemons send, to rotate logs or to upgrade, and
+/// a terminal that hangs up: they mean nothing here yet, and would kill. With
+/// a handler, not ignored: a program that is executed gets its defaults back.
+const NO_OPS: [i32; 3] = [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
 
 /// One bit a signal number that came since the last [`Inbox::take`].
 static PENDING: AtomicU32 = AtomicU32::new(0);
