@@ -71,6 +71,9 @@ pub fn start(terms: Terms) -> io::Result<(Bidder, JoinHandle<()>)> {
         process::name_thread(c"lease");
         Mask::all_but_kick().apply();
         process::leave_descriptors();
+        // It sleeps but for the moment of a hand-over, which waits for a core
+        // twice: its end in the process that dies, its wake-up in the next.
+        process::raise_priority();
         for () in asked {
             let (held, release) = channel();
             let (lease, lock) = match hold(&terms, held) {

@@ -376,6 +376,18 @@ pub fn lower_priority(nice: i32) {
     }
 }
 
+/// Raises the calling thread's, where this process may.
+#[cfg(target_os = "linux")]
+pub fn raise_priority() {
+    const NICE: i32 = -10;
+    // SAFETY: no pointers; 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+}
+
+/// Nice is the process's there.
+#[cfg(target_os = "freebsd")]
+pub fn raise_priority() {}
+
 /// FreeBSD's disk schedulers know no priorities, and its nice is the process's.
 #[cfg(target_os = "freebsd")]
 pub fn lower_priority(_nice: i32) {}
