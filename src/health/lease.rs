@@ -245,6 +245,13 @@ mod tests {
         let first = won(&path);
         let theirs = path.clone();
         let next = std::thread::spawn(move || won(&theirs));
+        // It waits for the file that will be gone: it has it open.
+        let leads_there =
+            |fd: &std::fs::DirEntry| std::fs::read_link(fd.path()).is_ok_and(|leads| leads == path);
+        let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        while descriptors().filter(leads_there).count() < 2 {
+            std::thread::yield_now();
+        }
         std::fs::remove_file(&path).unwrap();
         assert_ne!(Identity::of(&path).ok(), Some(first.identity));
         let other = won(&path);
