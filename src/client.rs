@@ -1,11 +1,11 @@
 //! A client: a socket and its conversation, in HTTP or on the sidechannel.
 
 use crate::buffer::Desk;
-use crate::device::{Call, Line, Ticket};
+use crate::device::{Call, Ticket};
 use crate::http;
 use crate::http::response::Date;
 use crate::listener::Serves;
-use crate::mgmt;
+use crate::mgmt::{self, Detached};
 use crate::queue::Next;
 use crate::site::Site;
 use crate::sys::clock::Tick;
@@ -29,16 +29,6 @@ pub struct Client<P> {
 enum Conversation {
     Http(http::Conversation),
     Mgmt(Box<mgmt::Conversation>),
-}
-
-/// Who takes a client that has left its consumer.
-pub enum Detached {
-    /// The line before a device.
-    Line(Line),
-    /// The watchers of utilization.
-    Watch,
-    /// The digests of low priority, of this filesystem (st_dev).
-    Fsck(u64),
 }
 
 impl<P> Client<P> {
@@ -107,11 +97,7 @@ impl<P> Client<P> {
     pub fn detached(&mut self) -> Option<Detached> {
         match &mut self.conversation {
             Conversation::Http(conversation) => conversation.line().map(Detached::Line),
-            Conversation::Mgmt(conversation) => conversation.detached().map(|to| match to {
-                mgmt::Detached::Line(line) => Detached::Line(line),
-                mgmt::Detached::Watch => Detached::Watch,
-                mgmt::Detached::Fsck(dev) => Detached::Fsck(dev),
-            }),
+            Conversation::Mgmt(conversation) => conversation.detached(),
         }
     }
 

@@ -14,7 +14,7 @@ mod survey;
 mod usage;
 mod ward;
 
-pub use survey::{device_id, survey};
+pub use survey::survey;
 
 use crate::config;
 use crate::scoreboard::Scoreboard;

@@ -3,7 +3,7 @@
 
 use super::mounts::{self, Seat};
 use super::rounds::News;
-use crate::scoreboard::{Name, Scoreboard};
+use crate::scoreboard::{Name, Scoreboard, device_id};
 use crate::sys::process;
 use std::ffi::CString;
 use std::io;
@@ -98,22 +98,6 @@ pub fn survey(site: usize, docroot: &Path, board: &Scoreboard) -> usize {
         .count()
 }
 
-/// The number of a MogileFS device: `dev` and decimal digits, at most
-/// 16777215, and nothing else.
-pub fn device_id(name: &[u8]) -> Option<u32> {
-    /// A tracker's database has 24 bits for it.
-    const MAX: u32 = (1 << 24) - 1;
-    let digits = name.strip_prefix(b"dev")?;
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    str::from_utf8(digits)
-        .ok()?
-        .parse()
-        .ok()
-        .filter(|id| *id <= MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,21 +123,5 @@ mod tests {
         assert_eq!(survey(0, &root, &board), 3);
         assert_eq!(board.rows().count(), 4);
         assert!(list(Path::new("/nonesuch"), &mut None).is_err());
-    }
-
-    #[test]
-    fn device_ids() {
-        for (name, id) in [
-            (&b"dev1"[..], Some(1)),
-            (b"dev007", Some(7)),
-            (b"dev16777215", Some(16_777_215)),
-            (b"dev16777216", None),
-            (b"dev", None),
-            (b"dev+1", None),
-            (b"dev1x", None),
-            (b"Dev1", None),
-        ] {
-            assert_eq!(device_id(name), id);
-        }
     }
 }

@@ -22,10 +22,10 @@ pub fn render(space: &Space, source: &OsStr, disk: &Path, time: u64) -> Vec<u8> 
     let reserved = space.free.saturating_sub(space.available);
     let total = kib(space.blocks.saturating_sub(reserved));
     let used = kib(space.blocks.saturating_sub(space.free));
-    let percent = (used * 100)
-        .checked_div(total)
-        .map_or(0, |floor| floor + u128::from(used * 100 % total != 0))
-        .min(100);
+    let percent = match total {
+        0 => 0,
+        total => (used * 100).div_ceil(total).min(100),
+    };
     let mut text = format!("available: {}\ndevice: ", kib(space.available)).into_bytes();
     text.extend_from_slice(source.as_bytes());
     text.extend_from_slice(b"\ndisk: ");

@@ -6,11 +6,11 @@
 use super::mounts::Seat;
 use super::probe::{self, Finding, Id, Order};
 use super::rounds::News;
-use super::survey::{Found, device_id};
+use super::survey::Found;
 use crate::config::Site;
-use crate::scoreboard::{Device, Scoreboard};
-use std::collections::HashMap;
+use crate::scoreboard::{Device, Scoreboard, device_id};
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
@@ -89,13 +89,13 @@ impl Ward {
     /// These are the site's devices now. Each is looked at.
     pub fn admit(&mut self, site: usize, found: Vec<Found>) {
         let mut left_out = 0;
-        let mut there = Vec::new();
+        let mut there = HashSet::new();
         for Found { name, path, seat } in found {
             let Some(row) = self.board.place(site, &name) else {
                 left_out += 1;
                 continue;
             };
-            there.push(row);
+            there.insert(row);
             match self.devices.entry((site, name)) {
                 Entry::Occupied(mut known) => {
                     let patient = known.get_mut();
@@ -291,19 +291,16 @@ fn announce(board: &Scoreboard, patient: &Patient, device: Device, why: &str) {
     match device {
         Device::Good if before == Device::Unknown => {}
         Device::Good => log::info!("{name} is well again: it is served as before"),
-        Device::Unknown => log::warn!("{name} cannot be probed: {}; it is served as it is", why),
+        Device::Unknown => log::warn!("{name} cannot be probed: {why}; it is served as it is"),
         Device::ReadOnly => log::error!(
-            "{name} is read-only: {}; uploads to it are refused, reads go on; see dmesg",
-            why
+            "{name} is read-only: {why}; uploads to it are refused, reads go on; see dmesg"
         ),
-        Device::Full => log::error!(
-            "{name} is full: {}; uploads to it are refused, reads go on",
-            why
-        ),
-        Device::Failing => log::error!("{name} fails: {}; see dmesg and smartctl", why),
-        Device::Dead => log::error!(
-            "{name} is dead: {}; its requests get 503 until it answers; see dmesg",
-            why
-        ),
+        Device::Full => {
+            log::error!("{name} is full: {why}; uploads to it are refused, reads go on")
+        }
+        Device::Failing => log::error!("{name} fails: {why}; see dmesg and smartctl"),
+        Device::Dead => {
+            log::error!("{name} is dead: {why}; its requests get 503 until it answers; see dmesg")
+        }
     }
 }

@@ -88,11 +88,9 @@ impl<'a> Answer<'a> {
         {
             return self.refuse_path(head, refusal);
         }
-        if head.method == Method::Mkcol {
-            return self.bare(Status::BadRequest);
-        }
-        // The docroot itself is answered for without looking at it.
-        if !path.is_root() {
+        // The docroot itself is answered for without looking at it, MKCOL
+        // without looking at anything.
+        if !path.is_root() && head.method != Method::Mkcol {
             match self.enter(&path) {
                 Ok(()) => {}
                 Err(Refused::Wait(line)) => return Outcome::Wait(line),

@@ -1,19 +1,7 @@
 //! The text of a utilization report.
 
+use crate::scoreboard::device_id;
 use std::ops::Deref;
-
-/// The greatest number that the name of a device can have.
-pub const MAX_DEVICE: u32 = 16_777_215;
-
-/// `devN`: its number. None for a directory that is no device of MogileFS.
-pub fn device_number(name: &[u8]) -> Option<u32> {
-    let digits = name.strip_prefix(b"dev")?;
-    if !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let number = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    (number <= MAX_DEVICE).then_some(number)
-}
 
 /// A report: a line `N TAB UTIL LF` for each device of these that is a `devN`,
 /// in ascending order, and `.` LF. An unknown utilization is `-`.
@@ -23,7 +11,7 @@ where
     U: Deref<Target = [u8]>,
 {
     let mut lines: Vec<(u32, Option<U>)> = devices
-        .filter_map(|(name, util)| Some((device_number(&name)?, util)))
+        .filter_map(|(name, util)| Some((device_id(&name)?, util)))
         .collect();
     lines.sort_by_key(|(number, _)| *number);
     let mut text = Vec::new();
@@ -40,28 +28,6 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers() {
-        for (name, number) in [
-            ("dev0", Some(0)),
-            ("dev1", Some(1)),
-            ("dev007", Some(7)),
-            ("dev16777215", Some(MAX_DEVICE)),
-            ("dev16777216", None),
-            ("dev99999999999999999999", None),
-            ("dev", None),
-            ("dev+1", None),
-            ("dev-1", None),
-            ("dev1a", None),
-            ("Dev1", None),
-            ("xdev1", None),
-            ("disk", None),
-            ("", None),
-        ] {
-            assert_eq!(device_number(name.as_bytes()), number, "{name}");
-        }
-    }
 
     #[test]
     fn reports() {

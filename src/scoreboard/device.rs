@@ -11,6 +11,10 @@ pub const MAX_DEVICES: usize = 1024;
 /// Bytes of a device's name; one with a longer name has no line.
 pub const MAX_NAME: usize = 32;
 
+/// The greatest number of a MogileFS device: a tracker's database has 24 bits
+/// for it.
+pub const MAX_ID: u32 = (1 << 24) - 1;
+
 /// What stands where: the name in four words, padded by NUL.
 const WORDS: usize = MAX_NAME / 8;
 /// The number of its site, plus one; 0: the line is free.
@@ -75,6 +79,18 @@ impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// The number of a MogileFS device: `dev` and decimal digits, at most
+/// [`MAX_ID`], and nothing else.
+pub fn device_id(name: &[u8]) -> Option<u32> {
+    let digits = name.strip_prefix(b"dev")?;
+    // parse() would take a sign; of nothing it makes nothing.
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let id = str::from_utf8(digits).ok()?.parse().ok()?;
+    (id <= MAX_ID).then_some(id)
 }
 
 /// A utilization as it is reported: at most seven characters.
@@ -203,6 +219,29 @@ mod tests {
         let longest = [b'x'; MAX_NAME];
         let nr = board.place(0, &longest).unwrap();
         assert_eq!(&*board.row(nr).device().unwrap().1, &longest);
+    }
+
+    #[test]
+    fn numbers_of_mogilefs() {
+        for (name, number) in [
+            ("dev0", Some(0)),
+            ("dev1", Some(1)),
+            ("dev007", Some(7)),
+            ("dev16777215", Some(MAX_ID)),
+            ("dev16777216", None),
+            ("dev99999999999999999999", None),
+            ("dev", None),
+            ("dev+1", None),
+            ("dev-1", None),
+            ("dev1a", None),
+            ("dev1x", None),
+            ("Dev1", None),
+            ("xdev1", None),
+            ("disk", None),
+            ("", None),
+        ] {
+            assert_eq!(device_id(name.as_bytes()), number, "{name}");
+        }
     }
 
     #[test]

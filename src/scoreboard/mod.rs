@@ -5,7 +5,7 @@
 
 mod device;
 
-pub use device::{Device, MAX_DEVICES, MAX_NAME, Name, Row, Util};
+pub use device::{Device, MAX_DEVICES, MAX_NAME, Name, Row, Util, device_id};
 
 use crate::sys::clock;
 use crate::sys::memory::Shared;
