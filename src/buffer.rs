@@ -175,6 +175,30 @@ impl Desk {
         }
     }
 
+    /// Sends what waits; true when all of it is gone, false when the socket is
+    /// full. `progress` becomes true when the socket took any of it.
+    pub fn flush(&mut self, socket: BorrowedFd<'_>, progress: &mut bool) -> io::Result<bool> {
+        let waiting = self.outbox.len();
+        if waiting == 0 {
+            return Ok(true);
+        }
+        let all = self.outbox.flush(socket, false)?;
+        *progress |= self.outbox.len() < waiting;
+        Ok(all)
+    }
+
+    /// Sends what waits before a client leaves its consumer for a line; false
+    /// when it must wait for its socket first. A call could not reach one that
+    /// reads slowly behind a full socket, and what it is called with would be
+    /// with somebody who does nothing.
+    pub fn can_be_called(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        progress: &mut bool,
+    ) -> io::Result<bool> {
+        Ok(self.flush(socket, progress)? && socket::has_room(socket))
+    }
+
     /// A client's turn begins: its rest is laid on the desk, without copying.
     pub fn lay(&mut self, rest: Rest) {
         let Rest { inbox, outbox } = rest;

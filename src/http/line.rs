@@ -1,12 +1,10 @@
 //! How a conversation waits for its device: it leaves the consumer with what it
 //! has, and is called back with a pass, or too late.
 
-use super::answer::Answer;
 use super::turn::Account;
 use super::{Conversation, Phase, Status, Visit};
 use crate::device::{Line, Refusal};
 use crate::queue::{Next, Wait};
-use crate::sys::socket;
 use std::io;
 
 impl Conversation {
@@ -18,9 +16,8 @@ impl Conversation {
         account: &mut Account,
         line: Line,
     ) -> io::Result<Next> {
-        // Who reads slowly waits here first: a call could not reach it behind a
-        // full socket, and the pass would be with somebody who does nothing.
-        if !self.flush(visit, account)? || !socket::has_room(visit.socket) {
+        let progress = &mut account.progress;
+        if !visit.desk.can_be_called(visit.socket, progress)? {
             return Ok(Next::Rearm(Wait::Write));
         }
         self.line = Some(line);
@@ -66,16 +63,9 @@ impl Conversation {
         if !is_upload {
             return Next::Close;
         }
-        let outcome = Answer::new(
-            visit.site,
-            visit.peer,
-            visit.ticket,
-            visit.desk.outbox.buf(),
-            visit.date,
-        )
-        .refuse_body(Status::Unavailable);
+        let outcome = visit.answer().refuse_body(Status::Unavailable);
         self.follow(outcome);
-        match self.flush(visit, account) {
+        match visit.desk.flush(visit.socket, &mut account.progress) {
             // The next turn ends the connection.
             Ok(true) => Next::Rearm(Wait::ReadWrite),
             Ok(false) => Next::Rearm(Wait::Write),

@@ -56,6 +56,15 @@ pub struct Visit<'a> {
     pub date: &'a mut Date,
 }
 
+impl Visit<'_> {
+    /// An answer in the making, behind what the outbox holds. (Not where a head
+    /// is at hand that lies in the inbox.)
+    fn answer(&mut self) -> Answer<'_> {
+        let out = self.desk.outbox.buf();
+        Answer::new(self.site, self.peer, self.ticket, out, self.date)
+    }
+}
+
 /// Where a conversation is.
 enum Phase {
     /// Between requests, or inside a head.

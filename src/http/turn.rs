@@ -42,7 +42,7 @@ impl Conversation {
     /// Serves what is there; says what to wait for.
     pub(super) fn turn(&mut self, visit: &mut Visit<'_>, account: &mut Account) -> Next {
         // What an earlier turn could not send goes first.
-        match self.flush(visit, account) {
+        match visit.desk.flush(visit.socket, &mut account.progress) {
             Ok(true) => {}
             Ok(false) => return Next::Rearm(Wait::Write),
             Err(e) => return self.gone(visit, &e),
@@ -87,21 +87,6 @@ impl Conversation {
         Next::Close
     }
 
-    pub(super) fn flush(
-        &mut self,
-        visit: &mut Visit<'_>,
-        account: &mut Account,
-    ) -> io::Result<bool> {
-        let outbox = &mut visit.desk.outbox;
-        let waiting = outbox.len();
-        if waiting == 0 {
-            return Ok(true);
-        }
-        let all = outbox.flush(visit.socket, false)?;
-        account.progress |= outbox.len() < waiting;
-        Ok(all)
-    }
-
     /// Gets more input: replies leave first, then one recv. On means that
     /// bytes have come; at the peer's end the turn is `at_end`.
     fn input(
@@ -110,7 +95,7 @@ impl Conversation {
         account: &mut Account,
         room: usize,
     ) -> io::Result<Input> {
-        if !self.flush(visit, account)? {
+        if !visit.desk.flush(visit.socket, &mut account.progress)? {
             return Ok(Input::Wait(Next::Rearm(Wait::Write)));
         }
         if account.drained {
@@ -145,12 +130,14 @@ impl Conversation {
 
     /// A step of [`Phase::Head`].
     fn head(&mut self, visit: &mut Visit<'_>, account: &mut Account) -> io::Result<Step> {
-        if visit.desk.outbox.len() >= OUTBOX_FULL && !self.flush(visit, account)? {
+        if visit.desk.outbox.len() >= OUTBOX_FULL
+            && !visit.desk.flush(visit.socket, &mut account.progress)?
+        {
             return Ok(Step::Turn(Next::Rearm(Wait::Write)));
         }
         if !visit.desk.inbox.is_empty() {
             if account.replies >= TURN_REPLIES {
-                let all = self.flush(visit, account)?;
+                let all = visit.desk.flush(visit.socket, &mut account.progress)?;
                 let wait = if all { Wait::ReadWrite } else { Wait::Write };
                 return Ok(Step::Turn(Next::Rearm(wait)));
             }
@@ -180,13 +167,7 @@ impl Conversation {
                 return Asked::Partial;
             }
             Parse::Invalid(bad) => {
-                let mut to = Answer::new(
-                    visit.site,
-                    visit.peer,
-                    visit.ticket,
-                    visit.desk.outbox.buf(),
-                    visit.date,
-                );
+                let mut to = visit.answer();
                 (0, to.refuse(bad))
             }
             Parse::Complete(head, consumed) => {
@@ -215,7 +196,7 @@ impl Conversation {
                 (consumed, outcome)
             }
         };
-        inbox.consume(consumed);
+        visit.desk.inbox.consume(consumed);
         self.follow(outcome);
         Asked::Answered
     }
@@ -243,14 +224,7 @@ impl Conversation {
             let piece = match swallowing.body.take(inbox.bytes()) {
                 Ok(piece) => piece,
                 Err(bad) => {
-                    let outcome = Answer::new(
-                        visit.site,
-                        visit.peer,
-                        visit.ticket,
-                        visit.desk.outbox.buf(),
-                        visit.date,
-                    )
-                    .refuse(bad);
+                    let outcome = visit.answer().refuse(bad);
                     self.follow(outcome);
                     return Ok(Step::On);
                 }
@@ -265,15 +239,10 @@ impl Conversation {
         let Some(body_left) = swallowing.over else {
             return self.more(visit, account);
         };
-        let mut to = Answer::new(
-            visit.site,
-            visit.peer,
-            visit.ticket,
-            visit.desk.outbox.buf(),
-            visit.date,
-        );
+        let read_only = visit.read_only;
+        let mut to = visit.answer();
         let outcome = match head::parse(&swallowing.head, &mut 0) {
-            Parse::Complete(head, _) => to.request(&head, visit.read_only, 0, body_left),
+            Parse::Complete(head, _) => to.request(&head, read_only, 0, body_left),
             // It was complete before, and has not changed.
             Parse::Partial | Parse::Invalid(_) => Outcome::Done(After::Close),
         };
@@ -310,25 +279,18 @@ impl Conversation {
         let Phase::Receiving(receiving) = std::mem::replace(&mut self.phase, Phase::Head) else {
             return Ok(Step::On);
         };
-        let mut to = Answer::new(
-            visit.site,
-            visit.peer,
-            visit.ticket,
-            visit.desk.outbox.buf(),
-            visit.date,
-        );
         let outcome = match fed {
             Fed::Complete(n) => {
                 visit.desk.inbox.consume(n);
-                receiving.finish(&mut to)
+                receiving.finish(&mut visit.answer())
             }
             Fed::Bad(bad) => {
                 receiving.epitaph(visit.peer, &bad.why);
-                to.refuse_body(bad.status)
+                visit.answer().refuse_body(bad.status)
             }
             Fed::Failed(e) => {
                 receiving.epitaph(visit.peer, &e);
-                to.refuse_body(answer::status_of(&e))
+                visit.answer().refuse_body(answer::status_of(&e))
             }
             Fed::More(_) => return Ok(Step::On),
         };
@@ -372,7 +334,7 @@ impl Conversation {
         account: &mut Account,
         after: After,
     ) -> io::Result<Step> {
-        if !self.flush(visit, account)? {
+        if !visit.desk.flush(visit.socket, &mut account.progress)? {
             return Ok(Step::Turn(Next::Rearm(Wait::Write)));
         }
         if after == After::Close && visit.desk.inbox.is_empty() {

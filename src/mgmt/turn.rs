@@ -8,7 +8,6 @@ use super::{Conversation, Phase, Visit};
 use crate::buffer::{MAX_INBOX, OUTBOX_FULL, Received};
 use crate::device::{Line, Refusal};
 use crate::queue::{Next, Wait};
-use crate::sys::socket;
 use std::io;
 
 /// Replies to pipelined commands before others get their turn.
@@ -69,11 +68,13 @@ impl Conversation {
 
     /// A step of [`Phase::Command`].
     fn command(&mut self, visit: &mut Visit<'_>, account: &mut Account) -> io::Result<Step> {
-        if visit.desk.outbox.len() >= OUTBOX_FULL && !flush(visit, account)? {
+        if visit.desk.outbox.len() >= OUTBOX_FULL
+            && !visit.desk.flush(visit.socket, &mut account.progress)?
+        {
             return Ok(Step::Turn(Next::Rearm(Wait::Write)));
         }
         if account.replies >= TURN_REPLIES || account.reads == 0 {
-            let all = flush(visit, account)?;
+            let all = visit.desk.flush(visit.socket, &mut account.progress)?;
             let wait = if all { Wait::ReadWrite } else { Wait::Write };
             return Ok(Step::Turn(Next::Rearm(wait)));
         }
@@ -81,7 +82,7 @@ impl Conversation {
         let (did, consumed) = match command::parse(visit.desk.inbox.bytes()) {
             Parse::Partial => return input(visit, account),
             Parse::TooLong => {
-                if !flush(visit, account)? {
+                if !visit.desk.flush(visit.socket, &mut account.progress)? {
                     return Ok(Step::Turn(Next::Rearm(Wait::Write)));
                 }
                 crate::log::client(format_args!("{} mgmt request too large", visit.peer));
@@ -106,7 +107,7 @@ impl Conversation {
         };
         match did {
             Did::Line(line) => return self.line_up(visit, account, line),
-            Did::Flush if flush(visit, account)? => {}
+            Did::Flush if visit.desk.flush(visit.socket, &mut account.progress)? => {}
             Did::Flush => return Ok(Step::Turn(Next::Rearm(Wait::Write))),
             Did::Answered => done(visit, account),
             Did::Digest(job) => {
@@ -137,9 +138,8 @@ impl Conversation {
         account: &mut Account,
         line: Line,
     ) -> io::Result<Step> {
-        // Who reads slowly waits here first: a call could not reach it behind a
-        // full socket, and the pass would be with somebody who does nothing.
-        if !flush(visit, account)? || !socket::has_room(visit.socket) {
+        let progress = &mut account.progress;
+        if !visit.desk.can_be_called(visit.socket, progress)? {
             return Ok(Step::Turn(Next::Rearm(Wait::Write)));
         }
         self.line = Some(line);
@@ -150,7 +150,7 @@ impl Conversation {
     fn slice(&mut self, visit: &mut Visit<'_>, account: &mut Account) -> io::Result<Step> {
         if account.reads == 0 {
             // Replies that the socket does not take now wait for this one.
-            flush(visit, account)?;
+            visit.desk.flush(visit.socket, &mut account.progress)?;
             return Ok(Step::Turn(Next::Rearm(Wait::ReadWrite)));
         }
         let Phase::Digesting(mut job) = std::mem::replace(&mut self.phase, Phase::Command) else {
@@ -189,7 +189,7 @@ impl Conversation {
 /// Gets more input: replies leave first, then one recv. At the peer's end all
 /// whole commands have been answered, and half a one is none.
 fn input(visit: &mut Visit<'_>, account: &mut Account) -> io::Result<Step> {
-    if !flush(visit, account)? {
+    if !visit.desk.flush(visit.socket, &mut account.progress)? {
         return Ok(Step::Turn(Next::Rearm(Wait::Write)));
     }
     if account.drained {
@@ -205,15 +205,4 @@ fn input(visit: &mut Visit<'_>, account: &mut Account) -> io::Result<Step> {
         Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(Step::On),
         Err(e) => Err(e),
     }
-}
-
-fn flush(visit: &mut Visit<'_>, account: &mut Account) -> io::Result<bool> {
-    let outbox = &mut visit.desk.outbox;
-    let waiting = outbox.len();
-    if waiting == 0 {
-        return Ok(true);
-    }
-    let all = outbox.flush(visit.socket, false)?;
-    account.progress |= outbox.len() < waiting;
-    Ok(all)
 }
