@@ -2,7 +2,6 @@
 //! Each device has its own: one that hangs keeps no other's files open.
 
 use crate::sync::Mutex;
-use crate::sys::process;
 use std::collections::HashMap;
 use std::io;
 use std::sync::mpsc::{Sender, channel};
@@ -29,10 +28,11 @@ impl Closer {
             return Ok(thread.clone());
         }
         let (give, take) = channel::<Held>();
-        std::thread::Builder::new().spawn(move || {
-            process::name_thread(c"closer");
-            take.into_iter().for_each(drop);
-        })?;
+        std::thread::Builder::new()
+            .name("closer".to_owned())
+            .spawn(move || {
+                take.into_iter().for_each(drop);
+            })?;
         threads.insert(lane, give.clone());
         Ok(give)
     }

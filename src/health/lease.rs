@@ -67,8 +67,7 @@ pub struct Terms {
 pub fn start(terms: Terms) -> io::Result<(Bidder, JoinHandle<()>)> {
     let (bids, asked) = channel();
     let (tell, won) = channel();
-    let thread = Builder::new().spawn(move || {
-        process::name_thread(c"lease");
+    let thread = Builder::new().name("lease".to_owned()).spawn(move || {
         Mask::all_but_kick().apply();
         process::leave_descriptors();
         // It sleeps but for the moment of a hand-over, which waits for a core

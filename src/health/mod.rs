@@ -18,14 +18,15 @@ pub use survey::survey;
 
 use crate::config;
 use crate::scoreboard::Scoreboard;
+use crate::sync::Mutex;
 use crate::sys::signal::{self, Mask};
 use crate::sys::{clock, process};
 use lease::{Bidder, Identity, Lease, Terms};
 use rounds::{News, Rounds};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -97,10 +98,11 @@ fn start_threads(office: &Arc<Office>, rounds: Rounds) -> io::Result<JoinHandle<
         settle: Box::new(move |signed| wait_for_predecessor(&settling, signed)),
     })?;
     let candidate = Arc::clone(office);
-    std::thread::Builder::new().spawn(move || {
-        process::name_thread(c"elect");
-        stand(&candidate, &bidder, rounds);
-    })?;
+    std::thread::Builder::new()
+        .name("elect".to_owned())
+        .spawn(move || {
+            stand(&candidate, &bidder, rounds);
+        })?;
     Ok(lease)
 }
 
@@ -144,18 +146,13 @@ struct Office {
 }
 
 impl Office {
-    fn lock(&self) -> MutexGuard<'_, Held> {
-        // A panic of whoever held it has ended the process.
-        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn is_leaving(&self) -> bool {
-        matches!(*self.lock(), Held::Never)
+        matches!(*self.lease.lock(), Held::Never)
     }
 
     /// Takes the office, unless this process is to leave.
     fn take(&self, lease: Lease) -> bool {
-        let mut held = self.lock();
+        let mut held = self.lease.lock();
         let is_taken = matches!(*held, Held::Nothing);
         if is_taken {
             self.board.lead(self.worker, std::process::id());
@@ -171,7 +168,7 @@ impl Office {
     /// Whether it is still held: asked in each round. The lock file must be
     /// where the others look for it.
     fn is_held(&self) -> bool {
-        let identity = match &*self.lock() {
+        let identity = match &*self.lease.lock() {
             Held::Lease(lease) => lease.identity(),
             Held::Nothing | Held::Never => return false,
         };
@@ -191,7 +188,7 @@ impl Office {
 
     /// Stops leading, then gives the lease back by closing it.
     fn leave(&self, next: Held, why: &str) {
-        let mut held = self.lock();
+        let mut held = self.lease.lock();
         if matches!(*held, Held::Lease(_)) {
             self.board.resign(self.worker, std::process::id());
             log::info!("worker {} is elected no more: {why}", self.worker);

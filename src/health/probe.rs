@@ -6,7 +6,7 @@ use super::rounds::News;
 use super::usage;
 use crate::scoreboard::{Device, Name};
 use crate::store::path::TEMP_DIR;
-use crate::sys::{clock, disk, file, process};
+use crate::sys::{clock, disk, file};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -52,10 +52,8 @@ pub enum Finding {
 pub fn start(device: Id, tell: &Sender<News>) -> io::Result<Sender<Order>> {
     let (give, orders) = channel();
     let tell = tell.clone();
-    Builder::new().stack_size(STACK).spawn(move || {
-        if let Ok(name) = CString::new([b"probe:", &*device.1].concat()) {
-            process::name_thread(&name);
-        }
+    let name = format!("probe:{}", device.1);
+    Builder::new().name(name).stack_size(STACK).spawn(move || {
         attend(&orders, &tell);
     })?;
     Ok(give)

@@ -3,12 +3,13 @@
 
 use super::iostat::Reports;
 use super::rounds::News;
-use crate::sys::{process, shell};
+use crate::sync::Mutex;
+use crate::sys::shell;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, ExitStatus};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// After a failure.
@@ -27,46 +28,44 @@ const LINE: u64 = 4096;
 
 /// See the module. Dropped, the command is killed and nothing follows.
 pub struct Reporter {
-    child: Arc<Slot>,
+    slot: Arc<Mutex<Slot>>,
     /// Closed by its drop, which the thread notices.
     _stop: Sender<()>,
 }
 
-/// The command that runs, if one does; and whether none shall.
+/// The command that runs, if one does.
 #[derive(Default)]
-struct Slot(Mutex<(Option<Child>, bool)>);
-
-impl Slot {
-    fn lock(&self) -> MutexGuard<'_, (Option<Child>, bool)> {
-        // A panic of whoever held it has ended the process.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+struct Slot {
+    child: Option<Child>,
+    /// None shall any more.
+    stopped: bool,
 }
 
 impl Reporter {
     /// Starts the thread: each report is told as [`News::Report`].
     pub fn start(command: &OsStr, tell: &Sender<News>) -> io::Result<Reporter> {
-        let child = Arc::new(Slot::default());
+        let slot = Arc::<Mutex<Slot>>::default();
         let (stop, stopped) = channel();
         let work = Work {
             command: command.to_owned(),
-            child: Arc::clone(&child),
+            slot: Arc::clone(&slot),
             stopped,
             tell: tell.clone(),
         };
-        std::thread::Builder::new().spawn(move || {
-            process::name_thread(c"iostat");
-            work.run();
-        })?;
-        Ok(Reporter { child, _stop: stop })
+        std::thread::Builder::new()
+            .name("iostat".to_owned())
+            .spawn(move || {
+                work.run();
+            })?;
+        Ok(Reporter { slot, _stop: stop })
     }
 }
 
 impl Drop for Reporter {
     fn drop(&mut self) {
-        let mut slot = self.child.lock();
-        slot.1 = true;
-        if let Some(child) = &slot.0 {
+        let mut slot = self.slot.lock();
+        slot.stopped = true;
+        if let Some(child) = &slot.child {
             // It may have ended already; the thread waits for it.
             let _ = shell::kill(child);
         }
@@ -75,7 +74,7 @@ impl Drop for Reporter {
 
 struct Work {
     command: OsString,
-    child: Arc<Slot>,
+    slot: Arc<Mutex<Slot>>,
     stopped: Receiver<()>,
     tell: Sender<News>,
 }
@@ -99,7 +98,7 @@ impl Work {
     }
 
     fn complain(&self, what: &str) -> Duration {
-        if !self.child.lock().1 {
+        if !self.slot.lock().stopped {
             log::error!(
                 "MOG_IOSTAT_CMD ({}): {what}; the next try is in {AFTER_FAILURE:?}",
                 self.command.display()
@@ -111,13 +110,13 @@ impl Work {
     /// Runs the command to its end. None: nothing shall run any more.
     fn once(&self) -> io::Result<Option<ExitStatus>> {
         let output = {
-            let mut slot = self.child.lock();
-            if slot.1 {
+            let mut slot = self.slot.lock();
+            if slot.stopped {
                 return Ok(None);
             }
             let mut child = shell::start(&self.command)?;
             let output = child.stdout.take();
-            slot.0 = Some(child);
+            slot.child = Some(child);
             output
         };
         if let Some(output) = output {
@@ -125,12 +124,12 @@ impl Work {
         }
         let closed = Instant::now();
         loop {
-            let mut slot = self.child.lock();
-            let Some(child) = slot.0.as_mut() else {
+            let mut slot = self.slot.lock();
+            let Some(child) = slot.child.as_mut() else {
                 return Ok(None);
             };
             if let Some(status) = child.try_wait()? {
-                slot.0 = None;
+                slot.child = None;
                 return Ok(Some(status));
             }
             if closed.elapsed() >= ENDS_WITHIN {
@@ -168,6 +167,7 @@ impl Work {
 mod tests {
     use super::*;
     use crate::scoreboard::Util;
+    use crate::sys::process;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -4,8 +4,6 @@
 use super::mounts::{self, Seat};
 use super::rounds::News;
 use crate::scoreboard::{Name, Scoreboard, device_id};
-use crate::sys::process;
-use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -23,17 +21,16 @@ pub struct Found {
 pub fn start(site: usize, docroot: PathBuf, tell: &Sender<News>) -> io::Result<Sender<()>> {
     let (give, orders) = channel();
     let tell = tell.clone();
-    std::thread::Builder::new().spawn(move || {
-        if let Ok(name) = CString::new(format!("survey:{site}")) {
-            process::name_thread(&name);
-        }
-        let mut canonical = None;
-        for () in orders {
-            let found = list(&docroot, &mut canonical);
-            // Nobody listens any more when the process ends.
-            let _ = tell.send(News::Docroot(site, found));
-        }
-    })?;
+    std::thread::Builder::new()
+        .name(format!("survey:{site}"))
+        .spawn(move || {
+            let mut canonical = None;
+            for () in orders {
+                let found = list(&docroot, &mut canonical);
+                // Nobody listens any more when the process ends.
+                let _ = tell.send(News::Docroot(site, found));
+            }
+        })?;
     Ok(give)
 }
 

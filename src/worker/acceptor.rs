@@ -8,8 +8,7 @@ use crate::listener::Serves;
 use crate::queue::Queue;
 use crate::sys::clock::Tick;
 use crate::sys::signal::{self, Mask};
-use crate::sys::{process, socket};
-use std::ffi::CString;
+use crate::sys::socket;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -108,15 +107,14 @@ impl Acceptor {
             queue: Arc::clone(queue),
         };
         let ready = Arc::clone(ready);
-        let thread = std::thread::Builder::new().spawn(move || {
-            if let Ok(name) = CString::new(format!("acc:{nr}")) {
-                process::name_thread(&name);
-            }
-            Mask::all_but_kick().apply();
-            ready.wait();
-            work.run();
-            work.shared.gone.store(true, Ordering::Release);
-        })?;
+        let thread = std::thread::Builder::new()
+            .name(format!("acc:{nr}"))
+            .spawn(move || {
+                Mask::all_but_kick().apply();
+                ready.wait();
+                work.run();
+                work.shared.gone.store(true, Ordering::Release);
+            })?;
         Ok(Acceptor {
             listener,
             shared,

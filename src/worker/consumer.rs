@@ -12,9 +12,7 @@ use crate::mgmt::Detached;
 use crate::queue::{Next, Queue, Turn, Woken};
 use crate::site::Site;
 use crate::sys::clock;
-use crate::sys::process;
 use crate::sys::signal::Mask;
-use std::ffi::CString;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -174,13 +172,12 @@ impl Pool {
 
     fn add(&mut self) -> io::Result<()> {
         let (work, size, nr) = (self.work.clone(), Arc::clone(&self.size), self.next);
-        let thread = std::thread::Builder::new().spawn(move || {
-            if let Ok(name) = CString::new(format!("con:{nr}")) {
-                process::name_thread(&name);
-            }
-            Mask::all().apply();
-            run(&work, &size);
-        })?;
+        let thread = std::thread::Builder::new()
+            .name(format!("con:{nr}"))
+            .spawn(move || {
+                Mask::all().apply();
+                run(&work, &size);
+            })?;
         self.next += 1;
         self.threads.push(thread);
         Ok(())

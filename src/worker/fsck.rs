@@ -194,10 +194,11 @@ enum Place<'a> {
 }
 
 fn spawn(life: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let started = std::thread::Builder::new().spawn(move || {
-        process::name_thread(c"fsck");
-        life();
-    });
+    let started = std::thread::Builder::new()
+        .name("fsck".to_owned())
+        .spawn(move || {
+            life();
+        });
     started.map(drop)
 }
 

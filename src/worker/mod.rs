@@ -278,10 +278,11 @@ fn live(start: Start) -> io::Result<()> {
     .map_err(named("starting threads"));
     // Nobody waits for it: where a disk hangs, so does this thread alone.
     let swept: Vec<PathBuf> = config.sites.iter().map(|s| s.docroot.clone()).collect();
-    let sweeper = std::thread::Builder::new().spawn(move || {
-        process::name_thread(c"sweep");
-        swept.iter().for_each(|docroot| sweep(docroot));
-    });
+    let sweeper = std::thread::Builder::new()
+        .name("sweep".to_owned())
+        .spawn(move || {
+            swept.iter().for_each(|docroot| sweep(docroot));
+        });
     ours.apply();
     if let Err(e) = sweeper {
         log::warn!("what dead workers left in the temporary directories stays there: {e}");

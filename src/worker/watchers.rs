@@ -8,7 +8,7 @@ use crate::mgmt::watch::report;
 use crate::queue::{Queue, Turn};
 use crate::scoreboard::Scoreboard;
 use crate::sync::Mutex;
-use crate::sys::{process, socket, watch};
+use crate::sys::{socket, watch};
 use mio::{Events, Poll, Token, Waker};
 use slab::Slab;
 use std::io;
@@ -30,13 +30,13 @@ pub struct Watchers {
     queue: Arc<Queue<Connection>>,
     board: Scoreboard,
     desk: Mutex<Option<Arc<Desk>>>,
-    stopping: AtomicBool,
+    stopping: Arc<AtomicBool>,
 }
 
 /// Where new watchers are left for the thread.
 struct Desk {
     arrived: Mutex<Vec<Turn<Connection>>>,
-    stopping: AtomicBool,
+    stopping: Arc<AtomicBool>,
     waker: Waker,
 }
 
@@ -46,7 +46,7 @@ impl Watchers {
             queue,
             board,
             desk: Mutex::new(None),
-            stopping: AtomicBool::new(false),
+            stopping: Arc::default(),
         }
     }
 
@@ -79,7 +79,6 @@ impl Watchers {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         if let Some(desk) = &*self.desk.lock() {
-            desk.stopping.store(true, Ordering::Release);
             desk.wake();
         }
     }
@@ -88,7 +87,7 @@ impl Watchers {
         let poll = Poll::new()?;
         let desk = Arc::new(Desk {
             arrived: Mutex::new(Vec::new()),
-            stopping: AtomicBool::new(false),
+            stopping: Arc::clone(&self.stopping),
             waker: Waker::new(poll.registry(), WAKE)?,
         });
         let mut room = Room {
@@ -98,13 +97,14 @@ impl Watchers {
             watchers: Slab::new(),
         };
         let theirs = Arc::clone(&desk);
-        std::thread::Builder::new().spawn(move || {
-            process::name_thread(c"watchers");
-            if let Err(e) = room.run(&theirs) {
-                log::error!("waiting for watchers: {e}; this worker ends");
-                std::process::abort();
-            }
-        })?;
+        std::thread::Builder::new()
+            .name("watchers".to_owned())
+            .spawn(move || {
+                if let Err(e) = room.run(&theirs) {
+                    log::error!("waiting for watchers: {e}; this worker ends");
+                    std::process::abort();
+                }
+            })?;
         Ok(desk)
     }
 }
