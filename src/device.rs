@@ -21,10 +21,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Clients that wait for one device, in one worker, with a request; more are
-/// refused at once.
-pub const LINE: usize = 128;
-
 /// One worker's devices.
 pub struct Devices {
     table: Mutex<Table>,
@@ -203,11 +199,10 @@ impl Devices {
             return Err(Refusal::Dead);
         }
         let mut table = self.table.lock();
-        let waiting = table.lanes.waiting_for(line.lane);
-        if waiting == 0 && table.lanes.has_room(line.lane) {
+        if table.lanes.waiting_for(line.lane) == 0 && table.lanes.has_room(line.lane) {
             return Ok(self.pass(&mut table, line.lane, Some(Tick::now())));
         }
-        Err(if waiting >= LINE && !line.begun {
+        Err(if !line.begun && table.lanes.is_full(line.lane) {
             Refusal::Full(line)
         } else {
             Refusal::Wait(line)

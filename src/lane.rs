@@ -17,6 +17,11 @@ use std::collections::VecDeque;
 /// or writes a few MiB at most.
 const HANGS_MS: u32 = 1000;
 
+/// Clients that wait, with a request, for a device in which nothing moves; more
+/// are refused at once. Where it moves, the wait alone is bounded: a crowd that
+/// comes at once to a healthy disk is served.
+const LINE: usize = 128;
+
 /// Lost consumers are replaced by this many times the number of all at most.
 /// Those beyond weigh on all devices again.
 const MOST_LOST: usize = 4;
@@ -29,6 +34,13 @@ struct Lane {
     lost: usize,
     /// When that was last told.
     told: Option<Tick>,
+}
+
+impl Lane {
+    /// All who are inside are lost.
+    fn hangs(&self) -> bool {
+        self.lost > 0 && self.lost == self.inside.len()
+    }
 }
 
 struct Visitor {
@@ -145,6 +157,12 @@ impl Lanes {
         self.lane(lane).line.len()
     }
 
+    /// Whether one more who waits there would be too many.
+    pub fn is_full(&mut self, lane: u32) -> bool {
+        let lane = self.lane(lane);
+        lane.hangs() && lane.line.len() >= LINE
+    }
+
     /// `begun`: with a transfer under way, not with a request.
     pub fn line_up(&mut self, lane: u32, token: Token, begun: bool) {
         let since = Tick::now();
@@ -178,7 +196,8 @@ impl Lanes {
 
     /// Takes out who waits for a dead device, or has waited for `wait`
     /// milliseconds; in the middle of a transfer that is too long only where
-    /// all who are inside hang.
+    /// all who are inside hang. There a line that has become too long meanwhile
+    /// is cut.
     pub fn expire(&mut self, now: Tick, wait: u32, is_dead: impl Fn(u32) -> bool) -> Vec<Token> {
         let mut late = Vec::new();
         if self.waiting == 0 {
@@ -189,13 +208,18 @@ impl Lanes {
                 continue;
             }
             let is_dead = is_dead(nr as u32);
-            let hangs = lane.lost > 0 && lane.lost == lane.inside.len();
+            let hangs = lane.hangs();
+            let mut kept = 0;
             lane.line.retain(|waiter| {
                 let is_late = now.since(waiter.since) >= wait && (hangs || !waiter.begun);
-                if is_dead || is_late {
+                let is_beyond = hangs && !waiter.begun && kept >= LINE;
+                let goes = is_dead || is_late || is_beyond;
+                if goes {
                     late.push(waiter.token);
+                } else {
+                    kept += 1;
                 }
-                !(is_dead || is_late)
+                !goes
             });
         }
         self.waiting -= late.len();

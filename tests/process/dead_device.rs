@@ -228,6 +228,35 @@ fn a_pipeline_keeps_its_order_across_a_device_that_hangs() {
     server.stop();
 }
 
+/// A line has a bound where nothing moves, not where many come at once.
+#[test]
+fn a_crowd_is_no_reason_to_refuse_anybody() {
+    let _alone = alone();
+    let server = Server::builder().mgmt("127.0.0.1:0").start();
+    fill(&server);
+    let worker = server.worker_pids()[0];
+    // few places, so that who is inside is easily passed by many
+    let mut side = Conn::connect(server.mgmt_addr());
+    side.send("server aio_threads = 2\r\n");
+    assert_eq!(side.read_exactly(2), b"\r\n");
+    server.wait_log("2 consumers instead of 10", PATIENCE);
+    let mut conns: Vec<Conn> = (0..900).map(|_| server.conn()).collect();
+    for _ in 0..6 {
+        super::signal(worker, libc::SIGSTOP);
+        eventually("the worker to stand still", PATIENCE, || {
+            facts::is_stopped(worker)
+        });
+        for conn in &mut conns {
+            conn.send("GET /dev1/file HTTP/1.1\r\nHost: t\r\n\r\n");
+        }
+        super::signal(worker, libc::SIGCONT);
+        for conn in &mut conns {
+            assert_eq!(conn.response().expect(200, true).body, b"back again");
+        }
+    }
+    server.stop();
+}
+
 #[test]
 fn each_worker_keeps_its_own_share_free() {
     let _alone = alone();
