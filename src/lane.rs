@@ -10,7 +10,7 @@
 
 use crate::queue::Token;
 use crate::sys::clock::Tick;
-use crate::sys::process::Thread;
+use crate::sys::thread::Thread;
 use std::collections::VecDeque;
 
 /// A call that has not come back for so long hangs. Milliseconds; a turn reads

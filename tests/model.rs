@@ -28,7 +28,7 @@ mod sync {
 mod sys {
     pub use crate::model::{clock, selector};
 
-    pub mod process {
+    pub mod thread {
         /// One that never runs: whoever takes long hangs.
         #[derive(Clone, Copy)]
         pub struct Thread;

@@ -14,7 +14,7 @@
 //! that they share. With it the lock would stay, and nobody could be elected.
 
 use crate::sys::signal::Mask;
-use crate::sys::{clock, disk, process};
+use crate::sys::{clock, disk, process, thread};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -72,7 +72,7 @@ pub fn start(terms: Terms) -> io::Result<(Bidder, JoinHandle<()>)> {
         process::leave_descriptors();
         // It sleeps but for the moment of a hand-over, which waits for a core
         // twice: its end in the process that dies, its wake-up in the next.
-        process::raise_priority();
+        thread::raise_priority();
         for () in asked {
             let (held, release) = channel();
             let (lease, lock) = match hold(&terms, held) {

@@ -19,6 +19,7 @@ pub mod shell;
 pub mod signal;
 pub mod socket;
 pub mod syslog;
+pub mod thread;
 pub mod watch;
 
 use std::io;

@@ -7,7 +7,7 @@
 use super::Connection;
 use crate::queue::{Queue, Turn, Wait};
 use crate::sync::{Mutex, MutexGuard};
-use crate::sys::process;
+use crate::sys::thread;
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
@@ -135,7 +135,7 @@ impl Fsck {
 
     /// A thread's life.
     fn run(&self, filesystem: u64, own: &Mutex<()>) {
-        process::lower_priority(NICE);
+        thread::lower_priority(NICE);
         loop {
             {
                 let _place = self.place(filesystem, own);

@@ -19,7 +19,7 @@ use crate::store::Store;
 use crate::store::upload::sweep;
 use crate::sys::clock::Tick;
 use crate::sys::signal::{self, Mask};
-use crate::sys::{process, socket};
+use crate::sys::{process, socket, thread};
 use acceptor::Acceptor;
 pub use acceptor::Door;
 use consumer::{Pool, Work};
@@ -324,7 +324,7 @@ fn live(start: Start) -> io::Result<()> {
         return Ok(());
     };
     slot.set_state(State::Draining);
-    process::name_thread(c"draining");
+    thread::name_thread(c"draining");
     crew.begin_drain(last)?;
     let fast = housekeeper.wait_until(|| {
         crew.sweep();

@@ -1,0 +1,121 @@
+//! Who makes no progress: a worker that hangs, an elected one that does nothing,
+//! a process that no signal ends.
+
+use super::{Children, Worker};
+use crate::channel::Message;
+use crate::sys::process;
+use std::time::{Duration, Instant};
+
+/// A worker whose housekeeper did not tick for so long hangs. Milliseconds.
+const SILENT_MS: u64 = 30_000;
+
+/// An elected worker that made no progress for so long shall be replaced; its
+/// rounds take 100 ms, and none of them waits for a disk. Milliseconds.
+const LEADER_SILENT_MS: u64 = 5_000;
+
+/// And if it does not resign within this, its process is killed.
+const RESIGNS_WITHIN: Duration = Duration::from_secs(2);
+
+/// After so long without a tick the process itself is looked at. Milliseconds.
+const DYING_MS: u64 = 3_000;
+
+/// A process that SIGKILL has not ended within this is inside of a dead disk's
+/// call. Its threads serve nobody any more; another takes its place.
+const BURIED_ALIVE: Duration = Duration::from_secs(2);
+
+/// A round of the master's loop that took longer than this was a pause of the
+/// master itself (SIGSTOP, a suspended machine): nobody is judged by it.
+const PAUSED: Duration = Duration::from_secs(10);
+
+impl Children {
+    /// SIGKILL to those whose housekeeper hangs.
+    pub fn kill_silent(&mut self) {
+        let round = self.looked.elapsed();
+        self.looked = Instant::now();
+        if round > PAUSED {
+            // The workers may have been stopped as well, and may get their
+            // processor later than we do.
+            self.awake = self.looked;
+        }
+        let awake = self.awake.elapsed().as_millis() as u64;
+        for (nr, place) in self.places.iter_mut().enumerate() {
+            let Some(worker) = place
+                .worker
+                .as_mut()
+                .filter(|worker| worker.killed.is_none())
+            else {
+                continue;
+            };
+            let silent = self.scoreboard.slot(nr).silent_for().min(awake);
+            // Somebody else's SIGKILL, and one of its threads does not hear it.
+            let is_undead = silent >= DYING_MS && process::is_dying(worker.pid);
+            if silent >= SILENT_MS || is_undead {
+                worker.kill(nr, format_args!("did not tick for {silent} ms"));
+            }
+        }
+        self.replace_silent_leader(awake);
+    }
+
+    /// Whom SIGKILL does not end is waited for no longer: its place is free.
+    /// It is reaped when its disk lets it go.
+    pub fn abandon_undead(&mut self) {
+        for (nr, place) in self.places.iter_mut().enumerate() {
+            let is_undead = |worker: &mut Worker| {
+                worker
+                    .killed
+                    .is_some_and(|since| since.elapsed() >= BURIED_ALIVE)
+            };
+            if let Some(worker) = place.worker.take_if(is_undead) {
+                log::error!(
+                    "worker {nr}, pid {}, does not end by SIGKILL: it is inside of a disk that \
+                     hangs (see /proc/{}/task/*/stack); another takes its place",
+                    worker.pid,
+                    worker.pid
+                );
+                place.due = Some(Instant::now());
+            }
+        }
+    }
+
+    /// An elected worker that makes no progress is asked to leave that to
+    /// another; one that does not hear has its process killed, since the kernel
+    /// gives the lease to the next one then.
+    fn replace_silent_leader(&mut self, awake: u64) {
+        let leader = self
+            .scoreboard
+            .leader()
+            .filter(|leader| leader.silent_for.min(awake) >= LEADER_SILENT_MS);
+        let Some(leader) = leader else {
+            self.asked = None;
+            return;
+        };
+        let (nr, pid) = (leader.worker, leader.pid);
+        let place = self.places.get_mut(nr);
+        let Some(worker) = place
+            .and_then(|place| place.worker.as_mut())
+            .filter(|worker| worker.pid as u32 == pid && worker.killed.is_none())
+        else {
+            return;
+        };
+        match self.asked {
+            Some((asked, since)) if asked == pid => {
+                if since.elapsed() >= RESIGNS_WITHIN {
+                    worker.kill(
+                        nr,
+                        format_args!("is elected, makes no progress, and did not resign"),
+                    );
+                }
+            }
+            _ => {
+                log::error!(
+                    "worker {nr}, pid {pid}, is elected and has made no progress for {} ms: \
+                     another shall be",
+                    leader.silent_for
+                );
+                // EPIPE, EAGAIN: then it will not resign, and be killed.
+                let _ = worker.channel.send(Message::Resign);
+                self.asked = Some((pid, Instant::now()));
+            }
+        }
+    }
+}
