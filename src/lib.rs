@@ -49,6 +49,7 @@ mod sync {
     pub use std::sync::atomic;
 }
 
+use config::Verb;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
@@ -60,11 +61,13 @@ pub fn run(argv: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(config) => config,
         Err(end) => return end.say(),
     };
-    let ended = if config.check_only {
+    let ended = match config.verb {
+        Verb::Serve => master::run(config),
         // Nobody is left to be told when stdout is closed.
-        master::check(&config).map(|fine| drop(writeln!(std::io::stdout(), "{fine}")))
-    } else {
-        master::run(config)
+        Verb::Check => {
+            master::check(&config).map(|fine| drop(writeln!(std::io::stdout(), "{fine}")))
+        }
+        Verb::Stop | Verb::Reload | Verb::Upgrade | Verb::Status { .. } => todo!(),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

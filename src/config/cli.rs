@@ -2,6 +2,7 @@
 //! them. argv is read by it, and so is each line of a config file: every long
 //! option is a key.
 
+use super::ExecWorkers;
 use crate::listener::Address;
 use crate::scoreboard::MAX_WORKERS;
 use crate::store::Durability;
@@ -12,9 +13,13 @@ use std::time::Duration;
 
 /// Options that a config file cannot hold: they are about config files, or
 /// about this run alone.
-pub const ARGV_ONLY: [&str; 7] = [
+pub const ARGV_ONLY: [&str; 11] = [
     "config",
     "check-config",
+    "stop",
+    "reload",
+    "status",
+    "json",
     "multi",
     "skipconfig",
     "help",
@@ -47,11 +52,14 @@ pub fn command() -> Command {
                 .action(ArgAction::Help)
                 .help("Print this help"),
         )
-        .arg(said("usage").help("Print a short usage message"))
+        .arg(said("usage").alias("u").help("Print a short usage message"))
+        .args(verbs())
         .args(files())
         .args(what())
         .args(how_many())
         .args(how_long())
+        .args(supervision())
+        .args(whose())
         .args(inherited())
 }
 
@@ -79,6 +87,117 @@ fn switch(name: &'static str, help: &'static str) -> Arg {
         .require_equals(true)
         .default_missing_value("1")
         .value_parser(PossibleValuesParser::new(["0", "1"]).map(|value| value == "1"))
+}
+
+/// What is said to the server that has claimed --pidfile. `upgrade` is among
+/// those of `supervision`.
+fn verbs() -> Vec<Arg> {
+    vec![
+        said("stop")
+            .help("Stop the server that holds --pidfile gracefully; return when it has ended"),
+        said("reload")
+            .help("Make it read its options and files again; return when its workers are new"),
+        said("status").help("Say how it is"),
+        said("json").help("With --status: as JSON"),
+    ]
+}
+
+fn supervision() -> Vec<Arg> {
+    let seconds = |name, default, help| {
+        option(name, "SECONDS", help)
+            .default_value(default)
+            .value_parser(ValueParser::new(parse_seconds))
+    };
+    vec![
+        option(
+            "upgrade",
+            "auto|manual",
+            "Alone: make the server that holds --pidfile execute its program anew and hand over; \
+             return when it has. With a value: whether USR2 does so by itself [default: manual]",
+        )
+        .num_args(0..=1)
+        .require_equals(true)
+        .default_missing_value("now")
+        .hide_possible_values(true)
+        .value_parser(["auto", "manual", "now"]),
+        seconds(
+            "upgrade-timeout",
+            "30",
+            "A successor that makes no progress for so long has failed",
+        ),
+        seconds(
+            "probation",
+            "2",
+            "How long both serve before a successor takes over",
+        ),
+        option("term", "graceful|fast", "What TERM means")
+            .default_value("graceful")
+            .value_parser(["graceful", "fast"]),
+        option(
+            "graceful-timeout",
+            "SECONDS",
+            "A worker that is stopping ends when for so long no byte moves; 0: never",
+        )
+        .default_value("60")
+        .value_parser(ValueParser::new(parse_seconds_or_never)),
+        seconds(
+            "spawn-timeout",
+            "10",
+            "From a worker's fork until it serves",
+        ),
+        seconds(
+            "hard-timeout",
+            "60",
+            "A worker all of whose threads are stuck for so long is replaced",
+        ),
+        option(
+            "spawn-errors",
+            "N",
+            "Give up after so many early deaths of workers in a row; 0: never",
+        )
+        .default_value("0")
+        .value_parser(clap::value_parser!(u64).range(0..=1_000_000)),
+        option(
+            "exec-workers",
+            "never|always|auto",
+            "Start workers from a fresh image of the program; auto: when copies of the master fail",
+        )
+        .default_value("auto")
+        .value_parser(
+            PossibleValuesParser::new(["never", "always", "auto"]).map(|when| match &*when {
+                "never" => ExecWorkers::Never,
+                "always" => ExecWorkers::Always,
+                _ => ExecWorkers::Auto,
+            }),
+        ),
+    ]
+}
+
+/// Whose rights, priorities and files.
+fn whose() -> Vec<Arg> {
+    vec![
+        option(
+            "user",
+            "NAME",
+            "Workers become this user, by name or number",
+        ),
+        option("group", "NAME", "And this group [default: the user's]"),
+        option("nice", "N", "What workers add to their niceness, -20 to 19")
+            .allow_hyphen_values(true)
+            .value_parser(clap::value_parser!(i32).range(-20..=19)),
+        option("core-limit", "BYTES", "The largest core dump of a worker")
+            .value_parser(clap::value_parser!(u64)),
+        option(
+            "log-file",
+            "FILE",
+            "Append log lines to this file; USR1 opens it anew",
+        )
+        .value_parser(clap::value_parser!(PathBuf)),
+        switch(
+            "listen-exclusive",
+            "Whether inherited listeners are this server's alone [default: 1]",
+        ),
+    ]
 }
 
 fn files() -> Vec<Arg> {
@@ -221,6 +340,14 @@ fn inherited() -> Vec<Arg> {
             .value_parser(clap::value_parser!(std::ffi::OsString))
             .hide(true),
     ]
+}
+
+/// Seconds with decimals, or 0.
+fn parse_seconds_or_never(text: &str) -> Result<Option<Duration>, String> {
+    match text.parse() {
+        Ok(0.0) => Ok(None),
+        _ => parse_seconds(text).map(Some),
+    }
 }
 
 /// Seconds with decimals.

@@ -32,9 +32,70 @@ pub struct Config {
     pub pidfile: Option<PathBuf>,
     /// Leave the terminal once the service is ready; all paths are absolute then.
     pub daemonize: bool,
+    /// Where log lines go instead of stderr or the system's log; opened again on USR1.
+    pub log_file: Option<PathBuf>,
+    /// Whom workers become, by name or number; None: who starts the server.
+    pub user: Option<String>,
+    /// Their group, by name or number; None: the user's own.
+    pub group: Option<String>,
+    /// What workers add to their niceness, -20 to 19.
+    pub nice: Option<i32>,
+    /// Bytes of a core dump of a worker; None: as inherited.
+    pub core_limit: Option<u64>,
+    /// Listeners that were inherited O_NONBLOCK are ours alone, and are made to
+    /// block. Otherwise they stay as they are.
+    pub listen_exclusive: bool,
     pub health: Health,
-    /// Nothing is to be served: only whether it could be is asked.
-    pub check_only: bool,
+    pub supervision: Supervision,
+    /// What this run is for.
+    pub verb: Verb,
+}
+
+/// What a run of the program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Serve,
+    /// To say whether these options would do.
+    Check,
+    /// These are said to the server that has claimed the pidfile.
+    Stop,
+    Reload,
+    Upgrade,
+    Status {
+        json: bool,
+    },
+}
+
+/// How the master minds its workers, and its successor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Supervision {
+    /// Whether TERM stops at once.
+    pub term_is_fast: bool,
+    /// A worker that drains ends when for so long no byte moves and no
+    /// connection ends; None: never.
+    pub graceful: Option<Duration>,
+    /// From a worker's fork until it serves.
+    pub spawn: Duration,
+    /// A worker all of whose consumers are stuck for so long is replaced.
+    pub hard: Duration,
+    /// So many early deaths in a row, and the server gives up; None: never.
+    pub spawn_errors: Option<u32>,
+    pub exec_workers: ExecWorkers,
+    /// Whether USR2 commits by itself (auto), or leaves that to the operator.
+    pub upgrade_is_auto: bool,
+    /// A successor that makes no progress for so long has failed.
+    pub upgrade: Duration,
+    /// How long both serve, all of the successor's workers ready, before it takes over.
+    pub probation: Duration,
+}
+
+/// Whether workers are a fresh image of the program, not a copy of the master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExecWorkers {
+    Never,
+    Always,
+    /// When copies die early again and again.
+    Auto,
 }
 
 /// A docroot and where it is served.
@@ -209,7 +270,8 @@ mod tests {
         assert_eq!(config.health.probe_timeout, Duration::from_secs(10));
         assert_eq!(config.health.utilization, Utilization::Kernel);
         assert_eq!(config.pidfile, None);
-        assert!(!config.daemonize && !config.check_only);
+        assert!(!config.daemonize);
+        assert_eq!(config.verb, Verb::Serve);
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! All settings together: argv, files and environment, made one configuration.
 
 use super::refusal::Refusal;
-use super::source::{Said, Source, agreed, is_same_path};
-use super::{Config, Health, Timeouts, Utilization, cli, sites};
+use super::source::{Place, Said, Source, agreed, is_same_path};
+use super::{Config, ExecWorkers, Health, Supervision, Timeouts, Utilization, Verb, cli, sites};
 use clap::ArgMatches;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// The value of an `--upgrade` that has none: the verb.
+const NOW: &str = "now";
 
 /// All that was said, by whom and where.
 pub(super) struct Settings {
@@ -126,14 +129,84 @@ impl Settings {
             },
             pidfile: self.path("pidfile")?.map(|said| said.value),
             daemonize: self.or_default("daemonize")?,
+            log_file: self.said("log-file")?,
+            user: self.said("user")?,
+            group: self.said("group")?,
+            nice: self.said("nice")?,
+            core_limit: self.said("core-limit")?,
+            listen_exclusive: self.said("listen-exclusive")?.unwrap_or(true),
             health: self.health(&env)?,
-            check_only: self.matches.get_flag("check-config"),
+            supervision: self.supervision()?,
+            verb: self.verb()?,
         };
         if config.daemonize {
             self.refuse_relative(&config, env("PATH"))?;
         }
         self.warn_of_ignored();
         Ok(config)
+    }
+
+    fn supervision(&self) -> Result<Supervision, Refusal> {
+        let errors: u64 = self.or_default("spawn-errors")?;
+        let exec_workers = self.said("exec-workers")?;
+        let when = |text: Option<String>, meant| text.as_deref() == Some(meant);
+        Ok(Supervision {
+            term_is_fast: when(self.said("term")?, "fast"),
+            graceful: self.or_default("graceful-timeout")?,
+            spawn: self.or_default("spawn-timeout")?,
+            hard: self.or_default("hard-timeout")?,
+            spawn_errors: (errors > 0).then_some(errors as u32),
+            exec_workers: exec_workers.unwrap_or(ExecWorkers::Auto),
+            upgrade_is_auto: when(self.upgrade_policy()?, "auto"),
+            upgrade: self.or_default("upgrade-timeout")?,
+            probation: self.or_default("probation")?,
+        })
+    }
+
+    /// What argv or the files say of it, but for the verb.
+    fn upgrade_policy(&self) -> Result<Option<String>, Refusal> {
+        let policy = |all: Vec<Said<String>>| {
+            all.into_iter()
+                .filter(|said| said.value != NOW || said.place != Place::Argv)
+                .collect::<Vec<_>>()
+        };
+        let argv = policy(self.argv.all("upgrade"));
+        let said = if argv.is_empty() {
+            policy(self.in_files("upgrade"))
+        } else {
+            argv
+        };
+        let agreed = agreed("upgrade", "", said)?;
+        match agreed {
+            Some(said) if said.value == NOW => Err(Refusal::of_file(format!(
+                "{}: upgrade: expected auto or manual",
+                said.place
+            ))),
+            other => Ok(other.map(|said| said.value)),
+        }
+    }
+
+    fn verb(&self) -> Result<Verb, Refusal> {
+        let json = self.matches.get_flag("json");
+        let upgrade: Vec<Said<String>> = self.argv.all("upgrade");
+        let said = [
+            (self.matches.get_flag("check-config"), Verb::Check),
+            (self.matches.get_flag("stop"), Verb::Stop),
+            (self.matches.get_flag("reload"), Verb::Reload),
+            (upgrade.iter().any(|said| said.value == NOW), Verb::Upgrade),
+            (self.matches.get_flag("status"), Verb::Status { json }),
+        ];
+        let mut said = said.iter().filter(|(is_said, _)| *is_said);
+        let verb = said.next().map_or(Verb::Serve, |(_, verb)| *verb);
+        if said.next().is_some() {
+            return Err(Refusal::of_argv(
+                "--check-config, --stop, --reload, --upgrade and --status: one at a time".into(),
+            ));
+        }
+        if json && !matches!(verb, Verb::Status { .. }) {
+            return Err(Refusal::of_argv("--json needs --status".into()));
+        }
+        Ok(verb)
     }
 
     /// One number for all: argv's, or those of the sites together.
@@ -176,9 +249,11 @@ impl Settings {
         let files = self.files.iter().map(|(path, _)| ("config", path));
         let docroots = config.sites.iter().map(|site| ("docroot", &site.docroot));
         let pidfile = config.pidfile.iter().map(|path| ("pidfile", path));
+        let log_file = config.log_file.iter().map(|path| ("log-file", path));
         let mut lines: Vec<String> = files
             .chain(docroots)
             .chain(pidfile)
+            .chain(log_file)
             .filter(|(_, path)| path.is_relative())
             .map(|(key, path)| format!("{key}={} must use an absolute path", path.display()))
             .collect();

@@ -131,7 +131,7 @@ impl Children {
         let solo = Solo::prove()?;
         let (ours, theirs) = Channel::pair()?;
         watch::readable(poll.registry(), ours.as_fd(), Token(nr))?;
-        self.scoreboard.slot(nr).begin();
+        self.scoreboard.slot(nr).begin(nr, 1);
         // A signal to the child before it has its own pipe would be written
         // into ours.
         let mask = Mask::all().apply();

@@ -284,7 +284,16 @@ impl Master {
 
     fn obey(&mut self, signal: Signal) {
         match (signal, self.stopping) {
-            (Signal::Child, _) => {}
+            (
+                Signal::Child
+                | Signal::Hup
+                | Signal::Usr1
+                | Signal::Usr2
+                | Signal::Winch
+                | Signal::Ttin
+                | Signal::Ttou,
+                _,
+            ) => {}
             (Signal::Quit | Signal::Term, Stopping::No) => {
                 log::info!("stopping: who has begun a request is served to the end");
                 self.close_the_door();
@@ -365,6 +374,7 @@ impl Master {
         let code = match heir.settle(&keep) {
             Ok((channel, signals)) => worker::run(Start {
                 nr,
+                slot: nr,
                 config: self.config.clone(),
                 doors: listeners
                     .into_iter()

@@ -12,15 +12,19 @@ use crate::sys::memory::Shared;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Worker slots, preallocated for the most workers ever.
+/// The most workers that serve at a time.
 pub const MAX_WORKERS: usize = 64;
+
+/// Lines for workers, preallocated: those that serve, and those that their
+/// successors have relieved and that still drain.
+pub const MAX_SLOTS: usize = 2 * MAX_WORKERS;
 
 /// A cache line. Advisory counters are relaxed.
 type Line = [AtomicU64; 8];
 
 /// The lines: workers, the tree, devices.
-type Page = [Line; MAX_WORKERS + 1 + MAX_DEVICES];
-const TREE: usize = MAX_WORKERS;
+type Page = [Line; MAX_SLOTS + 1 + MAX_DEVICES];
+const TREE: usize = MAX_SLOTS;
 const DEVICES: usize = TREE + 1;
 
 /// What stands where in a worker's line.
@@ -29,6 +33,9 @@ const STATE: usize = 0;
 const HEARTBEAT: usize = 1;
 const CONNECTIONS: usize = 2;
 const BUSY: usize = 3;
+/// The worker's number and its configuration's generation.
+const WORKER: usize = 4;
+const GENERATION: usize = 5;
 
 /// What stands where in the tree's line: the elected worker (its number plus
 /// one, and its pid), and when it last made progress.
@@ -49,9 +56,34 @@ const THREADS: usize = 6;
 #[repr(u64)]
 pub enum State {
     Empty = 0,
-    Starting = 1,
-    Ready = 2,
-    Draining = 3,
+    /// The master is about to fork it.
+    Born = 1,
+    /// It runs: its first act.
+    Alive = 2,
+    /// It gives up the master's rights.
+    Privileges = 3,
+    /// It opens the docroots.
+    Docroots = 4,
+    /// It starts its threads.
+    Threads = 5,
+    /// It tries whether it can serve.
+    SelfTest = 6,
+    Ready = 7,
+    Draining = 8,
+}
+
+impl State {
+    const ALL: [State; 9] = [
+        State::Empty,
+        State::Born,
+        State::Alive,
+        State::Privileges,
+        State::Docroots,
+        State::Threads,
+        State::SelfTest,
+        State::Ready,
+        State::Draining,
+    ];
 }
 
 /// One worker's line.
@@ -76,7 +108,7 @@ impl Scoreboard {
         Shared::new().map(Scoreboard)
     }
 
-    /// The line of worker `nr`, below [`MAX_WORKERS`].
+    /// The line of a worker: below [`MAX_SLOTS`].
     pub fn slot(&self, nr: usize) -> Slot<'_> {
         Slot(&self.0[..TREE][nr])
     }
@@ -203,10 +235,21 @@ impl Scoreboard {
 }
 
 impl Slot<'_> {
-    /// A new worker takes the line.
-    pub fn begin(&self) {
+    /// A new worker takes the line: said by the master, before it forks it.
+    pub fn begin(&self, worker: usize, generation: u64) {
         self.tick(0, 0);
-        self.set_state(State::Starting);
+        self.0[WORKER].store(worker as u64, Ordering::Relaxed);
+        self.0[GENERATION].store(generation, Ordering::Relaxed);
+        self.set_state(State::Born);
+    }
+
+    /// The number of the worker that has the line, and its configuration's
+    /// generation.
+    pub fn worker(&self) -> (usize, u64) {
+        (
+            self.0[WORKER].load(Ordering::Relaxed) as usize,
+            self.0[GENERATION].load(Ordering::Relaxed),
+        )
     }
 
     /// The worker says where it is.
@@ -228,12 +271,8 @@ impl Slot<'_> {
 
     /// Where the worker last said it was.
     pub fn state(&self) -> State {
-        match self.0[STATE].load(Ordering::Acquire) {
-            1 => State::Starting,
-            2 => State::Ready,
-            3 => State::Draining,
-            _ => State::Empty,
-        }
+        let state = self.0[STATE].load(Ordering::Acquire) as usize;
+        State::ALL.get(state).copied().unwrap_or(State::Empty)
     }
 
     /// Connections at the last tick, and consumers that were serving one.

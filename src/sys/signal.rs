@@ -16,10 +16,30 @@ pub enum Signal {
     Term,
     Int,
     Child,
+    Hup,
+    Usr1,
+    Usr2,
+    Winch,
+    /// One worker more.
+    Ttin,
+    /// One worker less.
+    Ttou,
 }
 
 impl Signal {
-    const ALL: [Signal; 4] = [Signal::Int, Signal::Term, Signal::Quit, Signal::Child];
+    /// The most urgent first: a stop comes before whatever else has come.
+    const ALL: [Signal; 10] = [
+        Signal::Int,
+        Signal::Term,
+        Signal::Quit,
+        Signal::Child,
+        Signal::Winch,
+        Signal::Ttou,
+        Signal::Ttin,
+        Signal::Usr1,
+        Signal::Hup,
+        Signal::Usr2,
+    ];
 
     fn number(self) -> i32 {
         match self {
@@ -27,17 +47,18 @@ impl Signal {
             Signal::Term => libc::SIGTERM,
             Signal::Int => libc::SIGINT,
             Signal::Child => libc::SIGCHLD,
+            Signal::Hup => libc::SIGHUP,
+            Signal::Usr1 => libc::SIGUSR1,
+            Signal::Usr2 => libc::SIGUSR2,
+            Signal::Winch => libc::SIGWINCH,
+            Signal::Ttin => libc::SIGTTIN,
+            Signal::Ttou => libc::SIGTTOU,
         }
     }
 }
 
 /// The signal of [`kick`]: ignored by default, so a late one harms nobody.
 const KICK: i32 = libc::SIGURG;
-
-/// What scripts of the older daemons send, to rotate logs or to upgrade, and
-/// a terminal that hangs up: they mean nothing here yet, and would kill. With
-/// a handler, not ignored: a program that is executed gets its defaults back.
-const NO_OPS: [i32; 3] = [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
 
 /// One bit a signal number that came since the last [`Inbox::take`].
 static PENDING: AtomicU32 = AtomicU32::new(0);
@@ -105,9 +126,7 @@ impl Inbox {
         for signal in Signal::ALL {
             handle(signal.number(), note)?;
         }
-        for signal in NO_OPS.into_iter().chain([KICK]) {
-            handle(signal, nothing)?;
-        }
+        handle(KICK, nothing)?;
         Ok(Inbox { read, write })
     }
 

@@ -143,8 +143,9 @@ impl Housekeeper {
         self.signals.take().find_map(|signal| match signal {
             Signal::Int => Some(Stop::Fast),
             // The operator retires this one worker; the others go on.
-            Signal::Quit | Signal::Term => Some(Stop::Graceful { last: false }),
-            Signal::Child => None,
+            Signal::Quit | Signal::Term | Signal::Winch => Some(Stop::Graceful { last: false }),
+            // The rest is said to the master.
+            _ => None,
         })
     }
 

@@ -51,7 +51,10 @@ const TURNS: usize = 4;
 
 /// What the master gives to a new worker.
 pub struct Start {
+    /// The worker's number, as the operator counts.
     pub nr: usize,
+    /// Its line on the scoreboard.
+    pub slot: usize,
     pub config: Config,
     pub doors: Vec<Door>,
     /// Where the lock files are.
@@ -213,13 +216,13 @@ pub fn run(start: Start) -> i32 {
         log::error!("bug: {info}");
         std::process::abort();
     }));
-    let slot_nr = start.nr;
+    let (nr, slot) = (start.nr, start.slot);
     let scoreboard = start.scoreboard.clone();
     match live(start) {
         Ok(()) => 0,
         Err(e) => {
-            log::error!("worker {slot_nr}: {e}");
-            scoreboard.slot(slot_nr).set_state(State::Empty);
+            log::error!("worker {nr}: {e}");
+            scoreboard.slot(slot).set_state(State::Empty);
             1
         }
     }
@@ -228,7 +231,7 @@ pub fn run(start: Start) -> i32 {
 fn live(start: Start) -> io::Result<()> {
     let named = |what: &'static str| move |e: io::Error| io::Error::other(format!("{what}: {e}"));
     let config = &start.config;
-    let slot = start.scoreboard.slot(start.nr);
+    let slot = start.scoreboard.slot(start.slot);
     let channel = Arc::new(start.channel);
     let devices = Devices::new(
         start.consumers,
@@ -292,7 +295,7 @@ fn live(start: Start) -> io::Result<()> {
     crate::log::leave_stderr().map_err(named("stderr"))?;
     housekeeper.report_ready()?;
     let elected = health::start(health::Start {
-        worker: start.nr,
+        worker: start.slot,
         sites: config.sites.clone(),
         knobs: config.health.clone(),
         run: start.run,
