@@ -222,7 +222,8 @@ pub fn run(start: Start) -> i32 {
         Ok(()) => 0,
         Err(e) => {
             log::error!("worker {nr}: {e}");
-            scoreboard.slot(slot).set_state(State::Empty);
+            // Its phase stays on the scoreboard: the master tells it.
+            scoreboard.slot(slot).set_last_error(&e.to_string());
             1
         }
     }
@@ -232,6 +233,7 @@ fn live(start: Start) -> io::Result<()> {
     let named = |what: &'static str| move |e: io::Error| io::Error::other(format!("{what}: {e}"));
     let config = &start.config;
     let slot = start.scoreboard.slot(start.slot);
+    slot.enter(std::process::id());
     let channel = Arc::new(start.channel);
     let devices = Devices::new(
         start.consumers,
