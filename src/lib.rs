@@ -49,7 +49,7 @@ mod sync {
     pub use std::sync::atomic;
 }
 
-use config::Verb;
+use config::{Snapshot, Verb};
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
@@ -57,10 +57,11 @@ use std::process::ExitCode;
 /// Runs the program with this argv; returns when the master has ended.
 pub fn run(argv: impl Iterator<Item = OsString>) -> ExitCode {
     log::to_stderr();
-    let config = match config::load(argv, |name| std::env::var_os(name)) {
-        Ok(config) => config,
-        Err(end) => return end.say(),
-    };
+    let config =
+        match Snapshot::read(argv, |name| std::env::var_os(name)).and_then(|read| read.config()) {
+            Ok(config) => config,
+            Err(end) => return end.say(),
+        };
     let ended = match config.verb {
         Verb::Serve => master::run(config),
         // Nobody is left to be told when stdout is closed.

@@ -5,18 +5,19 @@ pub mod file;
 mod refusal;
 mod settings;
 mod sites;
+mod snapshot;
 mod source;
 
 use crate::listener::{Address, Serves};
 use crate::store::Durability;
 pub use refusal::End;
-use settings::Settings;
+pub use snapshot::Snapshot;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// At least one; no docroot twice, no address twice.
     pub sites: Vec<Site>,
@@ -99,7 +100,7 @@ pub enum ExecWorkers {
 }
 
 /// A docroot and where it is served.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
     pub docroot: PathBuf,
     /// At least one.
@@ -125,7 +126,7 @@ impl Site {
 
 /// How long a client may say nothing, by what it is expected to do. A transfer
 /// that makes progress is never cut.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// Between two requests.
     pub idle: Duration,
@@ -142,7 +143,7 @@ pub struct Timeouts {
 }
 
 /// What the elected worker does, and how often.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
     /// Usage files are written anew in this interval.
     pub usage_interval: Duration,
@@ -162,21 +163,15 @@ pub enum Utilization {
     Off,
 }
 
-/// Reads argv (its first element is the program's name), the files that it
-/// names, and the environment.
-pub fn load(
-    argv: impl Iterator<Item = OsString>,
-    env: impl Fn(&str) -> Option<OsString>,
-) -> Result<Config, End> {
-    let matches = cli::command()
-        .try_get_matches_from(argv)
-        .map_err(End::Argv)?;
-    if matches.get_flag("usage") {
-        return Err(End::Usage(cli::command().render_usage().to_string()));
+impl Config {
+    /// Makes all paths absolute: relative ones begin at `folder`.
+    fn resolve(&mut self, folder: &Path) {
+        let docroots = self.sites.iter_mut().map(|site| &mut site.docroot);
+        let others = self.pidfile.iter_mut().chain(&mut self.log_file);
+        for path in docroots.chain(others) {
+            *path = folder.join(&*path);
+        }
     }
-    Settings::read(matches)
-        .and_then(|settings| settings.config(env))
-        .map_err(End::Refused)
 }
 
 #[cfg(test)]
@@ -212,7 +207,8 @@ mod tests {
             let found = env.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| OsString::from(value))
         };
-        load(argv, env).map_err(|end| match end {
+        let config = Snapshot::read(argv, env).and_then(|snapshot| snapshot.config());
+        config.map_err(|end| match end {
             End::Argv(error) => (error.exit_code() as u8, error.to_string()),
             End::Usage(text) => (0, text),
             End::Refused(refusal) => (refusal.code, refusal.lines.join("\n")),

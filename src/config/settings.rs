@@ -22,13 +22,14 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn read(matches: ArgMatches) -> Result<Settings, Refusal> {
-        let argv = Source::argv(matches.clone());
+    /// The config files that argv names.
+    pub(super) fn paths(matches: &ArgMatches) -> Result<Vec<PathBuf>, Refusal> {
         let is_multi = matches.get_flag("multi");
-        let paths: Vec<PathBuf> = argv
-            .all("config")
+        let paths: Vec<PathBuf> = matches
+            .get_many("config")
             .into_iter()
-            .map(|said| said.value)
+            .flatten()
+            .cloned()
             .collect();
         for (nr, path) in paths.iter().enumerate() {
             if paths[..nr].iter().any(|other| is_same_path(other, path)) {
@@ -46,15 +47,24 @@ impl Settings {
         if paths.is_empty() && is_multi {
             return Err(Refusal::of_argv("--multi needs --config".into()));
         }
+        Ok(paths)
+    }
+
+    pub(super) fn read(
+        matches: ArgMatches,
+        files: &[(PathBuf, Vec<u8>)],
+    ) -> Result<Settings, Refusal> {
         let mut command = cli::command();
-        let files = paths
-            .into_iter()
-            .map(|path| Source::file(&path, &mut command).map(|file| (path, file)))
+        let files = files
+            .iter()
+            .map(|(path, text)| {
+                Source::file(path, text, &mut command).map(|file| (path.clone(), file))
+            })
             .collect::<Result<_, _>>()?;
         Ok(Settings {
-            argv,
+            argv: Source::argv(matches.clone()),
             files,
-            is_multi,
+            is_multi: matches.get_flag("multi"),
             matches,
         })
     }
@@ -110,12 +120,17 @@ impl Settings {
         Ok(self.said::<u64>(key)?.map(|n| n as usize))
     }
 
-    pub(super) fn config(&self, env: impl Fn(&str) -> Option<OsString>) -> Result<Config, Refusal> {
+    pub(super) fn config(
+        &self,
+        env: impl Fn(&str) -> Option<OsString>,
+        cores: usize,
+    ) -> Result<Config, Refusal> {
         let config = Config {
             sites: sites::sites(self)?,
             workers: self
                 .number("worker-processes")?
-                .unwrap_or_else(default_workers),
+                // Above four the listen queue's lock is what they share.
+                .unwrap_or(cores.clamp(1, 4)),
             threads: self.number("threads")?,
             max_connections: self.max_connections()?,
             durability: self.or_default("durability")?,
@@ -142,7 +157,6 @@ impl Settings {
         if config.daemonize {
             self.refuse_relative(&config, env("PATH"))?;
         }
-        self.warn_of_ignored();
         Ok(config)
     }
 
@@ -271,7 +285,7 @@ impl Settings {
     }
 
     /// What meant something to other daemons. One line a key.
-    fn warn_of_ignored(&self) {
+    pub(super) fn warn_of_ignored(&self) {
         if let Some(said) = self.argv_else_files::<OsString>("serverbin").first() {
             log::warn!("serverbin = {} ignored", said.text.display());
         }
@@ -284,9 +298,4 @@ impl Settings {
             );
         }
     }
-}
-
-/// One per core; above four the listen queue's lock is what they share.
-fn default_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4))
 }

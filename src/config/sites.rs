@@ -4,7 +4,7 @@
 use super::Site;
 use super::refusal::Refusal;
 use super::settings::Settings;
-use super::source::{Place, Said, Source, agreed, is_same_path};
+use super::source::{Place, Said, Source, agreed};
 use crate::listener::{Address, Serves};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -27,18 +27,31 @@ struct Draft {
 
 /// All sites; no docroot twice, no address twice.
 pub(super) fn sites(settings: &Settings) -> Result<Vec<Site>, Refusal> {
-    let drafts = if settings.is_multi {
+    let drafts = drafts(settings)?;
+    refuse_twin_docroots(&drafts, |one, other| one == other)?;
+    refuse_twin_listeners(&drafts)?;
+    Ok(drafts.into_iter().map(Draft::site).collect())
+}
+
+/// Refuses two docroots that are the same to `is_same`.
+pub(super) fn refuse_twins(
+    settings: &Settings,
+    is_same: impl Fn(&Path, &Path) -> bool,
+) -> Result<(), Refusal> {
+    refuse_twin_docroots(&drafts(settings)?, is_same)
+}
+
+fn drafts(settings: &Settings) -> Result<Vec<Draft>, Refusal> {
+    if settings.is_multi {
         forbid_on_argv(&settings.argv)?;
         settings
             .files
             .iter()
             .map(|(path, file)| of_file(path, file))
-            .collect::<Result<Vec<_>, _>>()?
+            .collect()
     } else {
-        vec![single(settings)?]
-    };
-    refuse_twins(&drafts)?;
-    Ok(drafts.into_iter().map(Draft::site).collect())
+        Ok(vec![single(settings)?])
+    }
 }
 
 impl Draft {
@@ -123,13 +136,16 @@ fn forbid_on_argv(argv: &Source) -> Result<(), Refusal> {
     }
 }
 
-fn refuse_twins(drafts: &[Draft]) -> Result<(), Refusal> {
+fn refuse_twin_docroots(
+    drafts: &[Draft],
+    is_same: impl Fn(&Path, &Path) -> bool,
+) -> Result<(), Refusal> {
     for (nr, draft) in drafts.iter().enumerate() {
         let docroot = &draft.docroot;
         let twin = drafts[..nr]
             .iter()
             .map(|other| &other.docroot)
-            .find(|other| is_same_path(&other.value, &docroot.value));
+            .find(|other| is_same(&other.value, &docroot.value));
         if let Some(twin) = twin {
             return Err(Refusal::of_file(format!(
                 "docroot {} has two sites: {} and {}",
@@ -139,6 +155,10 @@ fn refuse_twins(drafts: &[Draft]) -> Result<(), Refusal> {
             )));
         }
     }
+    Ok(())
+}
+
+fn refuse_twin_listeners(drafts: &[Draft]) -> Result<(), Refusal> {
     let mut seen: Vec<&Said<Address>> = Vec::new();
     for (address, _) in drafts.iter().flat_map(|draft| &draft.listeners) {
         if let Some(twin) = seen.iter().find(|twin| twin.value == address.value) {

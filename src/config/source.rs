@@ -7,14 +7,9 @@ use clap::{Arg, ArgMatches, Command};
 use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-
-/// Bytes of a config file; more is an error.
-const MAX_FILE: u64 = 1 << 20;
 
 /// Where something was said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,11 +55,9 @@ impl Source {
     }
 
     /// What a config file says.
-    pub fn file(path: &Path, command: &mut Command) -> Result<Source, Refusal> {
-        let text =
-            read(path).map_err(|e| Refusal::of_file(format!("config={}: {e}", path.display())))?;
+    pub fn file(path: &Path, text: &[u8], command: &mut Command) -> Result<Source, Refusal> {
         let shared: Rc<Path> = Rc::from(path);
-        let entries = file::parse(&text).map_err(|fault| {
+        let entries = file::parse(text).map_err(|fault| {
             let place = Place::Line(Rc::clone(&shared), fault.line);
             let hint = fault
                 .word
@@ -102,17 +95,6 @@ impl Source {
             })
             .collect()
     }
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    File::open(path)?
-        .take(MAX_FILE + 1)
-        .read_to_end(&mut text)?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(io::Error::other("longer than 1 MiB: no config file"));
-    }
-    Ok(text)
 }
 
 /// The keys of a file.
