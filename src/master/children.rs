@@ -1,11 +1,18 @@
-//! Who is alive: worker number -> process, and nothing else. Spawn, reap, back
-//! off, signal.
+//! Who is alive: a table of workers by their lines on the scoreboard, and
+//! nothing else. Spawn, reap, back off, renew, signal.
+//!
+//! A worker's number is what the operator counts. A worker that is relieved by
+//! its successor keeps its line while it drains; the successor of the same
+//! number has another.
 
+mod bury;
+mod plan;
 mod watchdog;
 
 use crate::channel::{Channel, Message};
-use crate::scoreboard::{Scoreboard, State};
-use crate::sys::process::{self, End, Forked, Pid, Solo};
+use crate::config::Supervision;
+use crate::scoreboard::{MAX_SLOTS, Scoreboard, State};
+use crate::sys::process::{self, Forked, Pid, Solo};
 use crate::sys::signal::{Inbox, Mask};
 use crate::sys::watch;
 use mio::{Poll, Token};
@@ -13,49 +20,54 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// A worker that lived shorter than this has died young.
-const YOUNG: Duration = Duration::from_secs(1);
-
-/// What the second early death in a row waits for its successor; doubling.
-const FIRST_DELAY: Duration = Duration::from_millis(100);
-const LONGEST_DELAY: Duration = Duration::from_secs(30);
-
-/// But where nobody serves meanwhile, no longer than this.
-const DESERTED: Duration = Duration::from_secs(2);
-
 /// A worker that runs.
 struct Worker {
+    nr: usize,
     pid: Pid,
+    /// Of the configuration that it has.
+    generation: u64,
     channel: Channel,
     since: Instant,
     is_ready: bool,
+    /// It was told to leave for good: a successor has its number, or nobody shall.
+    is_relieved: bool,
+    /// It was sent SIGABRT then.
+    aborted: Option<Instant>,
     /// It was sent SIGKILL then; inside a dead disk's call it lives on.
     killed: Option<Instant>,
 }
 
 impl Worker {
-    fn kill(&mut self, nr: usize, why: std::fmt::Arguments<'_>) {
-        log::error!("worker {nr}, pid {}, {why}: SIGKILL", self.pid);
+    fn kill(&mut self, why: std::fmt::Arguments<'_>) {
+        log::error!("worker {}, pid {}, {why}: SIGKILL", self.nr, self.pid);
         self.killed = Some(Instant::now());
         // ESRCH: it has ended meanwhile.
         let _ = process::kill(self.pid);
     }
 }
 
-/// A worker's place in the table.
+/// What is known of a worker's number beyond the worker.
 #[derive(Default)]
 struct Place {
-    worker: Option<Worker>,
     /// Deaths in a row that came early.
     early: u32,
+    /// Of those, the ones that came before the worker was ready.
+    stillborn: u32,
     /// Not before this.
     due: Option<Instant>,
 }
 
 /// See the module.
 pub struct Children {
+    /// By line.
+    slots: Vec<Option<Worker>>,
+    /// By number.
     places: Vec<Place>,
+    /// Whose configuration workers shall have.
+    generation: u64,
     scoreboard: Scoreboard,
+    spawn_timeout: Duration,
+    hard_timeout: Duration,
     looked: Instant,
     /// The master has been awake since.
     awake: Instant,
@@ -63,32 +75,41 @@ pub struct Children {
     is_shut_down: bool,
     /// The elected process that was asked to resign, and when.
     asked: Option<(u32, Instant)>,
+    /// Workers that have died otherwise than they were told to.
+    deaths: u64,
 }
 
 /// The child's side of a fork, before it has settled.
 pub struct Heir {
     channel: Channel,
+    /// The worker's number, its line, and its configuration's generation.
+    pub nr: usize,
+    pub slot: usize,
+    pub generation: u64,
 }
 
 impl Children {
     /// Places for so many workers, all empty.
-    pub fn new(workers: usize, scoreboard: Scoreboard) -> Children {
+    pub fn new(workers: usize, knobs: &Supervision, scoreboard: Scoreboard) -> Children {
         Children {
+            slots: (0..MAX_SLOTS).map(|_| None).collect(),
             places: (0..workers).map(|_| Place::default()).collect(),
+            generation: 1,
             scoreboard,
+            spawn_timeout: knobs.spawn,
+            hard_timeout: knobs.hard,
             looked: Instant::now(),
             awake: Instant::now(),
             is_surveyed: false,
             is_shut_down: false,
             asked: None,
+            deaths: 0,
         }
     }
 
     fn workers(&self) -> impl Iterator<Item = (usize, &Worker)> {
-        self.places
-            .iter()
-            .enumerate()
-            .filter_map(|(nr, place)| Some((nr, place.worker.as_ref()?)))
+        let slots = self.slots.iter().enumerate();
+        slots.filter_map(|(slot, worker)| Some((slot, worker.as_ref()?)))
     }
 
     /// Whether none is alive.
@@ -96,73 +117,93 @@ impl Children {
         self.workers().next().is_none()
     }
 
+    /// Workers that serve and are to stay, of the current generation; and how
+    /// many there shall be.
+    pub fn ready(&self) -> (usize, usize) {
+        let ready = self.workers().filter(|(_, worker)| {
+            worker.is_ready && !worker.is_relieved && worker.generation == self.generation
+        });
+        (ready.count(), self.places.len())
+    }
+
     /// Whether each place has a worker that serves.
     pub fn are_all_ready(&self) -> bool {
-        self.workers().filter(|(_, worker)| worker.is_ready).count() == self.places.len()
+        let (ready, wanted) = self.ready();
+        ready >= wanted
+    }
+
+    /// Workers that have died otherwise than they were told to.
+    pub fn deaths(&self) -> u64 {
+        self.deaths
+    }
+
+    /// Whose configuration workers have, or are getting.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// The living, for a log line.
     pub fn names(&self) -> String {
         self.workers()
-            .map(|(nr, worker)| format!("worker {nr} (pid {})", worker.pid))
+            .map(|(_, worker)| format!("worker {} (pid {})", worker.nr, worker.pid))
             .collect::<Vec<_>>()
             .join(", ")
     }
 
-    /// An empty place whose time has come.
-    pub fn due(&self) -> Option<usize> {
-        let now = Instant::now();
-        self.places
-            .iter()
-            .position(|place| place.worker.is_none() && place.due.is_none_or(|due| due <= now))
-    }
-
-    /// When the next empty place is due.
-    pub fn next_spawn(&self) -> Option<Instant> {
-        self.places
-            .iter()
-            .filter(|place| place.worker.is_none())
-            .filter_map(|place| place.due)
-            .min()
+    /// The living: line, number, pid, generation, and since when.
+    pub fn list(&self) -> impl Iterator<Item = (usize, usize, u32, u64, Instant)> {
+        self.workers().map(|(slot, worker)| {
+            let pid = worker.pid as u32;
+            (slot, worker.nr, pid, worker.generation, worker.since)
+        })
     }
 
     /// Forks worker `nr`. Some is the child's side.
     pub fn spawn(&mut self, nr: usize, poll: &Poll) -> io::Result<Option<Heir>> {
         let solo = Solo::prove()?;
+        let slot = self.slots.iter().position(Option::is_none);
+        let slot = slot.ok_or_else(|| io::Error::other("too many workers still drain"))?;
         let (ours, theirs) = Channel::pair()?;
-        watch::readable(poll.registry(), ours.as_fd(), Token(nr))?;
-        self.scoreboard.slot(nr).begin(nr, 1);
+        watch::readable(poll.registry(), ours.as_fd(), Token(slot))?;
+        self.scoreboard.slot(slot).begin(nr, self.generation);
         // A signal to the child before it has its own pipe would be written
         // into ours.
         let mask = Mask::all().apply();
         let forked = process::fork(solo);
         if let Ok(Forked::Child) = forked {
-            return Ok(Some(Heir { channel: theirs }));
+            // Its first act: the master waits for it.
+            self.scoreboard.slot(slot).set_state(State::Alive);
+            return Ok(Some(Heir {
+                channel: theirs,
+                nr,
+                slot,
+                generation: self.generation,
+            }));
         }
         mask.apply();
+        if forked.is_err() {
+            self.scoreboard.slot(slot).set_state(State::Empty);
+        }
         let Forked::Parent(pid) = forked? else {
             return Ok(None);
         };
-        self.places[nr].worker = Some(Worker {
+        self.slots[slot] = Some(Worker {
+            nr,
             pid,
+            generation: self.generation,
             channel: ours,
             since: Instant::now(),
             is_ready: false,
+            is_relieved: false,
+            aborted: None,
             killed: None,
         });
         Ok(None)
     }
 
-    /// The fork failed (EAGAIN, ENOMEM): later.
-    pub fn postpone(&mut self, nr: usize) {
-        let place = &mut self.places[nr];
-        place.early += 1;
-        place.due = Some(Instant::now() + delay(place.early.max(2)));
-    }
-
-    /// Reads what worker `nr` says.
-    pub fn listen(&mut self, nr: usize) {
-        let Some(worker) = self.places.get_mut(nr).and_then(|p| p.worker.as_mut()) else {
+    /// Reads what the worker of this line says.
+    pub fn listen(&mut self, slot: usize) {
+        let Some(worker) = self.slots.get_mut(slot).and_then(Option::as_mut) else {
             return;
         };
         // Its end, and errors, are told by its death.
@@ -170,7 +211,10 @@ impl Children {
             match message {
                 Message::Ready if !worker.is_ready => {
                     worker.is_ready = true;
-                    log::info!("worker {nr} is ready, pid {}", worker.pid);
+                    log::info!("worker {} is ready, pid {}", worker.nr, worker.pid);
+                    if let Some(place) = self.places.get_mut(worker.nr) {
+                        place.stillborn = 0;
+                    }
                 }
                 Message::Surveyed => self.is_surveyed = true,
                 Message::Shutdown => self.is_shut_down = true,
@@ -190,88 +234,31 @@ impl Children {
         self.is_shut_down
     }
 
-    /// Takes leave of all who have died. Returns one that never got ready.
-    pub fn reap(&mut self, stopping: bool) -> io::Result<Option<usize>> {
-        let mut stillborn = None;
-        while let Some((pid, end)) = process::reap()? {
-            let Some(nr) = self
-                .workers()
-                .find_map(|(nr, worker)| (worker.pid == pid).then_some(nr))
-            else {
-                continue;
-            };
-            // It may have said that it is ready just before.
-            self.listen(nr);
-            if self.bury(nr, end, stopping) {
-                stillborn = Some(nr);
-            }
-        }
-        Ok(stillborn)
-    }
-
-    /// Says how worker `nr` died and when its successor comes; whether it had
-    /// never been ready.
-    fn bury(&mut self, nr: usize, end: End, stopping: bool) -> bool {
-        self.scoreboard.slot(nr).set_state(State::Empty);
-        let place = &mut self.places[nr];
-        let Some(worker) = place.worker.take() else {
-            return false;
-        };
-        let how = match end {
-            End::Exited(code) => format!("exited with {code}"),
-            End::Killed { signal, core } => format!(
-                "was killed by {}{}",
-                process::signal_name(signal),
-                if core { ", core dumped" } else { "" }
-            ),
-        };
-        let pid = worker.pid;
-        if stopping {
-            if end != End::Exited(0) {
-                log::error!("worker {nr}, pid {pid}, {how} while stopping");
-            }
-            return false;
-        }
-        let is_early = worker.since.elapsed() < YOUNG;
-        place.early = if is_early { place.early + 1 } else { 0 };
-        let mut wait = delay(place.early);
-        if self.is_empty() {
-            wait = wait.min(DESERTED);
-        }
-        self.places[nr].due = Some(Instant::now() + wait);
-        log::error!(
-            "worker {nr}, pid {pid}, {how}; the next one starts in {} ms",
-            wait.as_millis()
-        );
-        !worker.is_ready
-    }
-
     /// Says something to all.
     pub fn tell(&self, message: Message) {
-        for (nr, worker) in self.workers() {
+        for (_, worker) in self.workers() {
             if let Err(e) = worker.channel.send(message) {
                 // EPIPE: it is dead, and will be reaped.
-                log::warn!("worker {nr}, pid {}, was not told: {e}", worker.pid);
+                log::warn!(
+                    "worker {}, pid {}, was not told: {e}",
+                    worker.nr,
+                    worker.pid
+                );
             }
         }
     }
 
-    /// SIGKILL to all.
+    /// SIGKILL to all, and to what they have started: each has a process group.
     pub fn kill_all(&self) {
-        for (nr, worker) in self.workers() {
-            log::error!("worker {nr}, pid {}, did not obey: SIGKILL", worker.pid);
+        for (_, worker) in self.workers() {
+            log::error!(
+                "worker {}, pid {}, did not obey: SIGKILL",
+                worker.nr,
+                worker.pid
+            );
             // ESRCH: it has ended meanwhile.
-            let _ = process::kill(worker.pid);
+            let _ = process::kill_group(worker.pid);
         }
-    }
-}
-
-/// How long the successor waits after so many early deaths in a row: the first
-/// is forgiven.
-fn delay(early: u32) -> Duration {
-    match early {
-        0 | 1 => Duration::ZERO,
-        n => (FIRST_DELAY * 2u32.saturating_pow(n - 2)).min(LONGEST_DELAY),
     }
 }
 
@@ -293,18 +280,5 @@ impl Heir {
         let signals = Inbox::open()?;
         Mask::none().apply();
         Ok((self.channel, signals))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn delays_double_up_to_a_bound() {
-        let delays: Vec<u128> = (0..13).map(|n| delay(n).as_millis()).collect();
-        assert_eq!(delays[..5], [0, 0, 100, 200, 400]);
-        assert_eq!(delays[12], 30_000);
-        assert_eq!(delay(u32::MAX), LONGEST_DELAY);
     }
 }

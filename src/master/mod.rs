@@ -1,33 +1,57 @@
 //! The master: one process, one thread, no clients. It minds the workers: a
-//! mio loop over signals and the workers' channels; take one event, do one
-//! thing.
+//! mio loop over signals, the workers' channels, and those who ask something of
+//! it; take one event, do one thing.
 
 pub mod children;
 mod daemon;
-mod pidfile;
+mod reload;
 mod run;
+mod service;
+mod start;
+mod status;
+mod stop;
+mod take_over;
+pub mod upgrade;
 
-use crate::config::Config;
-use crate::listener::{Address, Listener};
-use crate::scoreboard::Scoreboard;
-use crate::sys::signal::{Inbox, Mask, Signal};
-use crate::sys::{process, socket, watch};
+use crate::channel::Message;
+use crate::config::{Config, ExecWorkers, Snapshot};
+use crate::control::server::{Asker, Office};
+use crate::control::{Failed, Order};
+use crate::listener::Listener;
+use crate::pidfile::Pidfile;
+use crate::scoreboard::{MAX_SLOTS, MAX_WORKERS, Scoreboard};
+use crate::sys::process;
+use crate::sys::signal::{Inbox, Signal};
 use crate::worker::{self, Door, Start};
-use children::{Children, Heir};
+use children::{Children, Dead, Heir};
 use daemon::Daemon;
 use mio::{Events, Poll, Token};
-use pidfile::Pidfile;
+use reload::Reload;
+use service::Service;
+pub use start::{check, give_up, run};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use stop::Stopping;
+use take_over::Upgrade;
+use upgrade::Word;
+use upgrade::predecessor::Predecessor;
 
-/// Tokens below this are the channels of the workers of that number.
-const SIGNALS: Token = Token(crate::scoreboard::MAX_WORKERS);
+/// Tokens below this are the channels of the workers of that line.
+const SIGNALS: Token = Token(MAX_SLOTS);
+const CONTROL: Token = Token(MAX_SLOTS + 1);
+const SUCCESSOR: Token = Token(MAX_SLOTS + 2);
+const PREDECESSOR: Token = Token(MAX_SLOTS + 3);
+/// And from this on those who ask.
+const ASKERS: usize = MAX_SLOTS + 4;
 
 /// Heartbeats are looked at in this interval.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// And where something is under way that has a deadline, in this.
+const WATCH: Duration = Duration::from_millis(50);
 
 /// "Ready" is said when the elected worker has looked at every device once: it
 /// waits this long for those that hang, and so do we for it.
@@ -36,13 +60,6 @@ const SURVEYED_WITHIN: Duration = Duration::from_secs(4);
 /// If no worker is elected within this, one of another server on this docroot
 /// is: our predecessor, which we shall replace.
 const LED_WITHIN: Duration = Duration::from_millis(500);
-
-/// After the word to stop at once: then SIGKILL.
-const KILL_AFTER: Duration = Duration::from_secs(1);
-
-/// And then the master leaves: a process inside a dead disk's call cannot be
-/// killed, nor waited for.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(6);
 
 /// Why the master ended otherwise than it was told to: one line.
 pub struct Failure(String);
@@ -57,130 +74,38 @@ fn failed(what: impl fmt::Display) -> impl FnOnce(io::Error) -> Failure {
     move |e| Failure(format!("{what}: {e}"))
 }
 
-/// How far a stop has come.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stopping {
-    No,
-    Graceful,
-    /// Since then.
-    Fast(Instant),
-    /// SIGKILL was sent; since then.
-    Killed(Instant),
-}
-
 /// See the module.
 struct Master {
     config: Config,
+    snapshot: Snapshot,
     listeners: Vec<Listener>,
     scoreboard: Scoreboard,
     children: Children,
     poll: Poll,
     signals: Inbox,
+    office: Office,
+    service: Service,
     stopping: Stopping,
+    /// Workers there shall be; none of them while `is_retired`.
+    workers: usize,
+    /// The workers were sent home, and the master stays.
+    is_retired: bool,
     /// All workers of the start have been ready once, and it was said.
     started: bool,
     /// They have been since then.
     ready_since: Option<Instant>,
+    since: Instant,
     consumers: usize,
     umask: u32,
     /// Where the lock files are.
     run: PathBuf,
+    pidfile: Option<Pidfile>,
     daemon: Daemon,
-}
-
-/// What a start would find out before it serves, without serving: the line that
-/// says that all is well.
-pub fn check(config: &Config) -> Result<String, Failure> {
-    open_docroots(config)?;
-    let listeners: usize = config.sites.iter().map(|site| site.listeners.len()).sum();
-    let sites = config.sites.len();
-    Ok(format!(
-        "configuration is fine: {sites} site(s), {listeners} listener(s)"
-    ))
-}
-
-/// For the errors alone, and for what the run folder is named by: each worker
-/// opens its own.
-fn open_docroots(config: &Config) -> Result<Vec<OwnedFd>, Failure> {
-    let sites = config.sites.iter();
-    sites
-        .map(|site| {
-            crate::sys::file::open_root(&site.docroot)
-                .map_err(failed(format_args!("docroot={}", site.docroot.display())))
-        })
-        .collect()
-}
-
-/// Runs until it is told to stop.
-pub fn run(config: Config) -> Result<(), Failure> {
-    let solo = process::Solo::prove().map_err(failed("at start"))?;
-    let umask = process::umask(&solo);
-    let docroots = open_docroots(&config)?;
-    // The process that goes on from here is another one when it detaches.
-    let daemon = Daemon::detach(&config).map_err(failed("--daemonize"))?;
-    let pidfile = config
-        .pidfile
-        .as_deref()
-        .map(|path| {
-            Pidfile::claim(path).map_err(failed(format_args!("pidfile={}", path.display())))
-        })
-        .transpose()?;
-    let run = run::folder(&config, &docroots[0])?;
-    drop(docroots);
-    raise_descriptor_limit(&config);
-    let scoreboard = Scoreboard::new().map_err(failed("the scoreboard's memory"))?;
-    let devices: usize = config
-        .sites
-        .iter()
-        .enumerate()
-        .map(|(nr, site)| crate::health::survey(nr, &site.docroot, &scoreboard))
-        .sum();
-    let threads = config
-        .threads
-        .unwrap_or_else(|| (10 * devices.max(1)).clamp(10, 100));
-    let mut listeners = Vec::new();
-    for (nr, site) in config.sites.iter().enumerate() {
-        for (address, serves) in &site.listeners {
-            let listener = Listener::bind(address, *serves, nr)
-                .map_err(failed(format_args!("cannot listen on {address}")))?;
-            log::info!("listening on {serves} {}", listener.address);
-            listeners.push(listener);
-        }
-    }
-    let poll = Poll::new().map_err(failed("the master's loop"))?;
-    let signals = Inbox::open().map_err(failed("signal handlers"))?;
-    watch::readable(poll.registry(), signals.as_fd(), SIGNALS).map_err(failed("signals"))?;
-    // Whoever started us may have blocked some.
-    Mask::none().apply();
-    if let Some(pidfile) = &pidfile {
-        // Not before: a start that fails leaves the file as it was.
-        pidfile
-            .write(std::process::id())
-            .map_err(failed(format_args!("pidfile={}", pidfile.path().display())))?;
-    }
-    let mut master = Master {
-        children: Children::new(config.workers, scoreboard.clone()),
-        consumers: threads.div_ceil(config.workers),
-        config,
-        listeners,
-        scoreboard,
-        poll,
-        signals,
-        stopping: Stopping::No,
-        started: false,
-        ready_since: None,
-        umask,
-        run,
-        daemon,
-    };
-    let ended = master.mind();
-    if let Some(Err(e)) = pidfile.as_ref().map(Pidfile::clear) {
-        log::warn!("the pidfile names a process that has ended: {e}");
-    }
-    for listener in &master.listeners {
-        listener.unlink();
-    }
-    ended
+    reload: Reload,
+    upgrade: Upgrade,
+    predecessor: Option<Predecessor>,
+    /// The pidfile names us, or would.
+    is_in_charge: bool,
 }
 
 impl Master {
@@ -197,10 +122,13 @@ impl Master {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 other => other.map_err(failed("the master's loop"))?,
             }
+            let mut asked = Vec::new();
             for event in &events {
                 match event.token() {
-                    SIGNALS => {}
-                    Token(nr) => self.children.listen(nr),
+                    // These are looked at in each turn.
+                    SIGNALS | SUCCESSOR | PREDECESSOR => {}
+                    Token(slot) if slot < MAX_SLOTS => self.children.listen(slot),
+                    token => asked.extend(self.office.hear(token, self.poll.registry())),
                 }
             }
             if self.children.is_shut_down() && self.stopping == Stopping::No {
@@ -212,13 +140,22 @@ impl Master {
             for signal in told {
                 self.obey(signal);
             }
+            for (asker, order) in asked {
+                self.execute(asker, order);
+            }
             // At each turn, not only at SIGCHLD (signals coalesce), and after
             // they were taken: one that comes later wakes the next turn.
             self.reap()?;
             self.children.kill_silent();
             if self.stopping == Stopping::No {
                 self.children.abandon_undead();
+                self.tend_reload();
+                self.children.relieve();
             }
+            self.tend_predecessor()?;
+            self.tend_upgrade();
+            self.office.tend(self.poll.registry());
+            self.service.tend();
             if self.press_on() {
                 return Err(Failure(format!(
                     "{} did not end; a disk that hangs? see /proc/PID/task/*/stack",
@@ -230,11 +167,20 @@ impl Master {
 
     /// How long there is nothing to do.
     fn nap(&self) -> Duration {
-        let look = match (self.ready_since, self.started) {
-            (Some(_), false) => LED_WITHIN / 10,
-            _ => LOOK,
-        };
-        self.children.next_spawn().map_or(look, |due| {
+        let is_greeting = self.ready_since.is_some() && !self.started;
+        let is_busy = is_greeting
+            || !self.children.are_all_ready()
+            || self.upgrade.is_under_way()
+            || self.predecessor.is_some()
+            || self.stopping != Stopping::No;
+        let look = if is_busy { WATCH } else { LOOK };
+        let dues = [
+            self.children.next_spawn(),
+            self.service.next(),
+            self.next_binding(),
+        ];
+        let due = dues.into_iter().flatten().min();
+        due.map_or(look, |due| {
             due.saturating_duration_since(Instant::now()).min(look)
         })
     }
@@ -260,96 +206,153 @@ impl Master {
             }
         }
         self.started = true;
-        log::info!("ready with {} workers", self.config.workers);
+        log::info!("ready with {} workers", self.children.wanted());
+        self.service
+            .ready(&format!("{} workers", self.children.wanted()));
         if let Err(e) = self.daemon.ready() {
             log::error!("/dev/null: {e}");
         }
     }
 
+    /// Takes leave of the dead, and draws the conclusions.
     fn reap(&mut self) -> Result<(), Failure> {
         let stopping = self.stopping != Stopping::No;
-        let stillborn = self
+        let dead = self
             .children
             .reap(stopping)
             .map_err(failed("waiting for workers"))?;
-        if let Some(nr) = stillborn.filter(|_| !self.started && !stopping) {
+        for one in dead {
+            match one {
+                Dead::Relieved => {}
+                Dead::Other(pid, end) => self.bury_successor(pid, end),
+                Dead::Worker {
+                    nr,
+                    generation,
+                    stillborn,
+                    how,
+                } => self.mourn(nr, generation, stillborn, &how)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn mourn(
+        &mut self,
+        nr: usize,
+        generation: u64,
+        stillborn: bool,
+        how: &str,
+    ) -> Result<(), Failure> {
+        if let Some(predecessor) = self.predecessor.as_ref().filter(|_| !self.is_in_charge) {
+            predecessor.say(&Word::Died(format!("worker {nr} {how}")));
+        }
+        if stillborn && self.reload.is_under_way(generation) {
+            self.fail_reload(format!("worker {nr} {how}"));
+            return Ok(());
+        }
+        if stillborn && !self.started {
             // The first start of all: the operator is still looking.
             self.tell_stop(Stopping::Fast(Instant::now()));
             return Err(Failure(format!(
                 "worker {nr} could not start (its reason is above): giving up"
             )));
         }
+        let most = self.config.supervision.spawn_errors;
+        let early = self.children.early_deaths();
+        if most.is_some_and(|most| early >= most) {
+            self.tell_stop(Stopping::Fast(Instant::now()));
+            return Err(Failure(format!(
+                "worker {nr} has died early {early} times in a row (--spawn-errors): giving up"
+            )));
+        }
         Ok(())
     }
 
+    /// What a signal says. The table is in queues.txt, 7.
     fn obey(&mut self, signal: Signal) {
-        match (signal, self.stopping) {
-            (
-                Signal::Child
-                | Signal::Hup
-                | Signal::Usr1
-                | Signal::Usr2
-                | Signal::Winch
-                | Signal::Ttin
-                | Signal::Ttou,
-                _,
-            ) => {}
-            (Signal::Quit | Signal::Term, Stopping::No) => {
-                log::info!("stopping: who has begun a request is served to the end");
-                self.close_the_door();
-                self.tell_stop(Stopping::Graceful);
-            }
-            (Signal::Quit | Signal::Term, Stopping::Graceful)
-            | (Signal::Int, Stopping::No | Stopping::Graceful) => {
-                log::info!("stopping at once");
-                self.tell_stop(Stopping::Fast(Instant::now()));
-            }
-            (_, Stopping::Fast(_) | Stopping::Killed(_)) => {}
+        let is_serving = self.stopping == Stopping::No;
+        match signal {
+            Signal::Child => {}
+            Signal::Term if self.config.supervision.term_is_fast => self.stop_at_once(),
+            Signal::Quit | Signal::Term => self.stop_gracefully(),
+            Signal::Int => self.stop_at_once(),
+            Signal::Usr1 => self.reopen_logs(None),
+            _ if !is_serving => log::warn!("a signal came too late: this server is stopping"),
+            Signal::Hup => self.reload(None),
+            Signal::Usr2 => self.upgrade(self.config.supervision.upgrade_is_auto, None),
+            // A terminal's window was resized; no operator says that.
+            Signal::Winch if process::has_terminal() => {}
+            Signal::Winch => self.retire(),
+            Signal::Ttin => drop(self.scale(1)),
+            Signal::Ttou => drop(self.scale(-1)),
         }
     }
 
-    /// No new client comes, and none that has come is lost: the workers empty
-    /// the listen queues.
-    fn close_the_door(&self) {
-        for listener in &self.listeners {
-            match listener.address {
-                Address::Unix(_) => listener.unlink(),
-                Address::Inet(_) => match socket::refuse_new(listener.as_fd()) {
-                    Err(e) if e.kind() != io::ErrorKind::Unsupported => {
-                        log::warn!("{}: SO_ATTACH_FILTER: {e}", listener.address);
-                    }
-                    _ => {}
-                },
+    /// What a client of the control socket says.
+    fn execute(&mut self, asker: Asker, order: Order) {
+        let is_serving = self.stopping == Stopping::No;
+        let done = match order {
+            Order::Status { json } => {
+                let report = self.report();
+                Ok(if json { report.json() } else { report.human() })
             }
+            Order::Stop { fast } => {
+                if fast {
+                    self.stop_at_once();
+                } else {
+                    self.stop_gracefully();
+                }
+                Ok("stopping".to_owned())
+            }
+            Order::Reopen => return self.reopen_logs(Some(asker)),
+            _ if !is_serving => Err("this server is stopping".to_owned()),
+            Order::Reload => return self.reload(Some(asker)),
+            Order::Upgrade => return self.upgrade(true, Some(asker)),
+            Order::Workers(more) => self.scale(more),
+        };
+        self.office.done(asker, done);
+    }
+
+    /// All workers leave, the master stays, and so do its listeners: who comes
+    /// now waits in their queues.
+    fn retire(&mut self) {
+        if !self.is_retired {
+            log::info!("WINCH: the workers leave; HUP or TTIN brings them back");
+            self.is_retired = true;
+            self.children.set_wanted(0);
         }
     }
 
-    fn tell_stop(&mut self, how: Stopping) {
-        self.stopping = how;
-        self.children.tell(match how {
-            Stopping::Graceful => crate::channel::Message::Quit { last: true },
-            _ => crate::channel::Message::Fast,
-        });
+    fn come_back(&mut self) {
+        if std::mem::take(&mut self.is_retired) {
+            log::info!("the workers come back");
+            self.children.set_wanted(self.workers);
+        }
     }
 
-    /// Who does not obey is killed; true when that did not help either.
-    fn press_on(&mut self) -> bool {
-        match self.stopping {
-            Stopping::Fast(since) if since.elapsed() >= KILL_AFTER => {
-                self.children.kill_all();
-                self.stopping = Stopping::Killed(since);
-                false
-            }
-            Stopping::Killed(since) => since.elapsed() >= GIVE_UP_AFTER,
-            _ => false,
+    /// So many workers more.
+    fn scale(&mut self, more: i32) -> Result<String, Failed> {
+        if self.is_retired && more > 0 {
+            self.come_back();
+            return Ok(format!("{} workers", self.workers));
         }
+        let wanted = self.workers.saturating_add_signed(more as isize);
+        if !(1..=MAX_WORKERS).contains(&wanted) {
+            let why = format!("{} workers: 1 to {MAX_WORKERS} can be", self.workers);
+            log::warn!("{why}");
+            return Err(why);
+        }
+        log::info!("{wanted} workers instead of {}", self.workers);
+        self.workers = wanted;
+        self.children.set_wanted(wanted);
+        Ok(format!("{wanted} workers"))
     }
 
     fn spawn_missing(&mut self) -> Result<(), Failure> {
         while let Some(nr) = self.children.due() {
             match self.children.spawn(nr, &self.poll) {
                 Ok(None) => {}
-                Ok(Some(heir)) => self.become_worker(nr, heir),
+                Ok(Some(heir)) => self.become_worker(heir),
                 // The first start of all: the operator is still looking.
                 Err(e) if !self.started => {
                     self.tell_stop(Stopping::Fast(Instant::now()));
@@ -368,13 +371,15 @@ impl Master {
 
     /// On the child's side of the fork: from here on this process is a worker.
     /// What the master owns lies dead in its memory and is never dropped.
-    fn become_worker(&mut self, nr: usize, heir: Heir) -> ! {
+    fn become_worker(&mut self, heir: Heir) -> ! {
+        let (nr, slot, generation) = (heir.nr, heir.slot, heir.generation);
         let listeners = std::mem::take(&mut self.listeners);
         let keep: Vec<_> = listeners.iter().map(Listener::as_fd).collect();
         let code = match heir.settle(&keep) {
             Ok((channel, signals)) => worker::run(Start {
                 nr,
-                slot: nr,
+                slot,
+                generation,
                 config: self.config.clone(),
                 doors: listeners
                     .into_iter()
@@ -397,21 +402,5 @@ impl Master {
             }
         };
         process::exit(code)
-    }
-}
-
-/// Two descriptors a connection, and some for the worker itself; root raises
-/// the hard limit too. What is missing then, the worker says: it takes fewer
-/// connections.
-fn raise_descriptor_limit(config: &Config) {
-    const OWN: u64 = 128;
-    let share = config.max_connections.div_ceil(config.workers) as u64;
-    let wanted = 2 * share + OWN;
-    let Ok((soft, hard)) = process::descriptor_limits() else {
-        return;
-    };
-    if soft < wanted && process::set_descriptor_limits(wanted, hard.max(wanted)).is_err() {
-        // Not root: as far as the hard limit goes.
-        let _ = process::set_descriptor_limits(wanted.min(hard), hard);
     }
 }

@@ -114,6 +114,19 @@ pub fn redirect(stream: Standard, file: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets a program that is executed inherit this descriptor: for a forked child,
+/// whose table is its own.
+pub fn inherit(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) })?;
+    Ok(())
+}
+
+/// The parent's process id; 1, or that of a reaper of orphans, when it has gone.
+pub fn parent() -> u32 {
+    std::os::unix::process::parent_id()
+}
+
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -142,8 +155,29 @@ pub fn reap() -> io::Result<Option<(Pid, End)>> {
 
 /// `kill(pid, SIGKILL)`.
 pub fn kill(pid: Pid) -> io::Result<()> {
+    send(pid, libc::SIGKILL)
+}
+
+/// SIGKILL to the process group that this child leads, and to the child.
+pub fn kill_group(pid: Pid) -> io::Result<()> {
+    // Not yet a leader, or no longer: ESRCH.
+    let _ = send(-pid, libc::SIGKILL);
+    send(pid, libc::SIGKILL)
+}
+
+/// `kill(pid, SIGABRT)`: the end with a core dump.
+pub fn abort(pid: Pid) -> io::Result<()> {
+    send(pid, libc::SIGABRT)
+}
+
+/// `kill(pid, SIGQUIT)`: the graceful end of a server.
+pub fn quit(pid: Pid) -> io::Result<()> {
+    send(pid, libc::SIGQUIT)
+}
+
+fn send(pid: Pid, signal: libc::c_int) -> io::Result<()> {
     // SAFETY: no pointers.
-    check(unsafe { libc::kill(pid, libc::SIGKILL) })?;
+    check(unsafe { libc::kill(pid, signal) })?;
     Ok(())
 }
 
@@ -161,6 +195,19 @@ pub fn is_dying(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // Its first thread's.
     thread::state(&stat) == Some('Z')
+}
+
+/// Whether a child runs, or only waits for a core to do so.
+#[cfg(target_os = "linux")]
+pub fn is_runnable(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    thread::state(&stat) == Some('R')
+}
+
+/// See the Linux twin: nobody asks here.
+#[cfg(not(target_os = "linux"))]
+pub fn is_runnable(_pid: Pid) -> bool {
+    false
 }
 
 /// See the Linux twin: nobody asks here.
@@ -296,6 +343,16 @@ pub fn umask(_proof: &Solo) -> u32 {
         libc::umask(mask);
         u32::from(mask)
     }
+}
+
+/// Whether this process belongs to a terminal's user: resizing the window of
+/// one signals it. Not the leader of a session of its own, as daemons and
+/// services are.
+pub fn has_terminal() -> bool {
+    use std::io::IsTerminal;
+    // SAFETY: no pointers; 0 is this process.
+    let session = unsafe { libc::getsid(0) };
+    io::stdin().is_terminal() && session != std::process::id() as Pid
 }
 
 /// The user whose rights this process has.

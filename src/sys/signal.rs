@@ -154,6 +154,18 @@ impl Inbox {
     }
 }
 
+/// In a forked child that will execute a program: all signals mean what they
+/// mean to a new program, and none is blocked. A handler here would write into
+/// the parent's pipe.
+pub fn let_go() {
+    PIPE.store(-1, Ordering::Release);
+    for signal in Signal::ALL.map(Signal::number).into_iter().chain([KICK]) {
+        // SAFETY: the default action; the numbers are of signals that exist.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    Mask::none().apply();
+}
+
 impl Drop for Inbox {
     fn drop(&mut self) {
         // Another inbox of this process may have taken over meanwhile.

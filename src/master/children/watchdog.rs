@@ -3,6 +3,7 @@
 
 use super::{Children, Worker};
 use crate::channel::Message;
+use crate::scoreboard::State;
 use crate::sys::process;
 use std::time::{Duration, Instant};
 
@@ -23,9 +24,46 @@ const DYING_MS: u64 = 3_000;
 /// call. Its threads serve nobody any more; another takes its place.
 const BURIED_ALIVE: Duration = Duration::from_secs(2);
 
+/// A forked child that has not run its first line within this hangs in fork's
+/// own work.
+const BORN_WITHIN: Duration = Duration::from_secs(1);
+
+/// SIGABRT leaves a core, and SIGKILL follows after this.
+const DUMPS_WITHIN: Duration = Duration::from_secs(1);
+
 /// A round of the master's loop that took longer than this was a pause of the
 /// master itself (SIGSTOP, a suspended machine): nobody is judged by it.
 const PAUSED: Duration = Duration::from_secs(10);
+
+impl Worker {
+    /// It is starting: if it has not got on for too long it is made to dump its
+    /// core, and then killed. `awake`: for so long the master has been.
+    fn press_on(&mut self, phase: State, awake: Duration, timeout: Duration) {
+        let age = self.since.elapsed().min(awake);
+        if let Some(since) = self.aborted {
+            if since.elapsed() >= DUMPS_WITHIN {
+                self.kill(format_args!("did not end by SIGABRT"));
+            }
+            return;
+        }
+        // One that only waits for a core to run on does not hang.
+        let is_unborn =
+            phase == State::Born && age >= BORN_WITHIN && !process::is_runnable(self.pid);
+        if !is_unborn && age < timeout {
+            return;
+        }
+        log::error!(
+            "worker {}, pid {}, has been starting for {} ms and is stuck: {}; SIGABRT",
+            self.nr,
+            self.pid,
+            age.as_millis(),
+            phase.name()
+        );
+        self.aborted = Some(Instant::now());
+        // ESRCH: it has ended meanwhile.
+        let _ = process::abort(self.pid);
+    }
+}
 
 impl Children {
     /// SIGKILL to those whose housekeeper hangs.
@@ -38,19 +76,22 @@ impl Children {
             self.awake = self.looked;
         }
         let awake = self.awake.elapsed().as_millis() as u64;
-        for (nr, place) in self.places.iter_mut().enumerate() {
-            let Some(worker) = place
-                .worker
-                .as_mut()
-                .filter(|worker| worker.killed.is_none())
-            else {
+        for (slot, worker) in self.slots.iter_mut().enumerate() {
+            let Some(worker) = worker.as_mut().filter(|worker| worker.killed.is_none()) else {
                 continue;
             };
-            let silent = self.scoreboard.slot(nr).silent_for().min(awake);
+            let line = self.scoreboard.slot(slot);
+            let silent = line.silent_for().min(awake);
             // Somebody else's SIGKILL, and one of its threads does not hear it.
             let is_undead = silent >= DYING_MS && process::is_dying(worker.pid);
-            if silent >= SILENT_MS || is_undead {
-                worker.kill(nr, format_args!("did not tick for {silent} ms"));
+            let stuck = line.stuck_for().unwrap_or_default().min(awake);
+            if is_undead || worker.is_ready && silent >= SILENT_MS {
+                worker.kill(format_args!("did not tick for {silent} ms"));
+            } else if !worker.is_ready {
+                let phase = line.state();
+                worker.press_on(phase, Duration::from_millis(awake), self.spawn_timeout);
+            } else if stuck >= self.hard_timeout.as_millis() as u64 {
+                worker.kill(format_args!("has had all its consumers stuck for {stuck} ms"));
             }
         }
         self.replace_silent_leader(awake);
@@ -59,20 +100,23 @@ impl Children {
     /// Whom SIGKILL does not end is waited for no longer: its place is free.
     /// It is reaped when its disk lets it go.
     pub fn abandon_undead(&mut self) {
-        for (nr, place) in self.places.iter_mut().enumerate() {
+        for worker in &mut self.slots {
             let is_undead = |worker: &mut Worker| {
                 worker
                     .killed
                     .is_some_and(|since| since.elapsed() >= BURIED_ALIVE)
             };
-            if let Some(worker) = place.worker.take_if(is_undead) {
+            if let Some(worker) = worker.take_if(is_undead) {
                 log::error!(
-                    "worker {nr}, pid {}, does not end by SIGKILL: it is inside of a disk that \
+                    "worker {}, pid {}, does not end by SIGKILL: it is inside of a disk that \
                      hangs (see /proc/{}/task/*/stack); another takes its place",
+                    worker.nr,
                     worker.pid,
                     worker.pid
                 );
-                place.due = Some(Instant::now());
+                if let Some(place) = self.places.get_mut(worker.nr) {
+                    place.due = Some(Instant::now());
+                }
             }
         }
     }
@@ -89,21 +133,20 @@ impl Children {
             self.asked = None;
             return;
         };
-        let (nr, pid) = (leader.worker, leader.pid);
-        let place = self.places.get_mut(nr);
-        let Some(worker) = place
-            .and_then(|place| place.worker.as_mut())
-            .filter(|worker| worker.pid as u32 == pid && worker.killed.is_none())
+        let pid = leader.pid;
+        let worker = self.slots.get_mut(leader.worker).and_then(Option::as_mut);
+        let Some(worker) =
+            worker.filter(|worker| worker.pid as u32 == pid && worker.killed.is_none())
         else {
             return;
         };
+        let nr = worker.nr;
         match self.asked {
             Some((asked, since)) if asked == pid => {
                 if since.elapsed() >= RESIGNS_WITHIN {
-                    worker.kill(
-                        nr,
-                        format_args!("is elected, makes no progress, and did not resign"),
-                    );
+                    worker.kill(format_args!(
+                        "is elected, makes no progress, and did not resign"
+                    ));
                 }
             }
             _ => {

@@ -1,0 +1,237 @@
+//! From a configuration to a master that serves.
+
+use super::daemon::Daemon;
+use super::reload::Reload;
+use super::service::Service;
+use super::stop::Stopping;
+use super::take_over::Upgrade;
+use super::upgrade::predecessor::Predecessor;
+use super::upgrade::program::Program;
+use super::upgrade::{VARIABLE, Word};
+use super::{ASKERS, CONTROL, Children, Failure, Master, PREDECESSOR, SIGNALS, failed, run};
+use crate::config::{Config, Snapshot};
+use crate::control::server::Office;
+use crate::listener::{Inherited, Listener, Origin};
+use crate::pidfile::Pidfile;
+use crate::scoreboard::Scoreboard;
+use crate::sys::inherit::take_variable;
+use crate::sys::process::{self, Solo};
+use crate::sys::signal::{Inbox, Mask};
+use crate::sys::watch;
+use mio::Poll;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+/// What a start would find out before it serves, without serving: the line that
+/// says that all is well.
+pub fn check(config: &Config) -> Result<String, Failure> {
+    open_docroots(config)?;
+    let listeners: usize = config.sites.iter().map(|site| site.listeners.len()).sum();
+    let sites = config.sites.len();
+    Ok(format!(
+        "configuration is fine: {sites} site(s), {listeners} listener(s)"
+    ))
+}
+
+/// For the errors alone, and for what the run folder is named by: each worker
+/// opens its own.
+pub(super) fn open_docroots(config: &Config) -> Result<Vec<OwnedFd>, Failure> {
+    let sites = config.sites.iter();
+    sites
+        .map(|site| {
+            crate::sys::file::open_root(&site.docroot)
+                .map_err(failed(format_args!("docroot={}", site.docroot.display())))
+        })
+        .collect()
+}
+
+/// There will be no master, for this reason: whoever has executed us as its
+/// successor is told.
+pub fn give_up(why: &str) {
+    if let Ok(Some(predecessor)) = predecessor() {
+        predecessor.say(&Word::Failed(why.to_owned()));
+    }
+}
+
+fn predecessor() -> io::Result<Option<Predecessor>> {
+    let solo = Solo::prove()?;
+    let variable = take_variable(&solo, VARIABLE);
+    variable
+        .map(|text| Predecessor::speaking(&text.to_string_lossy()))
+        .transpose()
+}
+
+/// Runs until it is told to stop.
+pub fn run(snapshot: Snapshot, config: Config) -> Result<(), Failure> {
+    let mut predecessor = predecessor().map_err(failed("the upgrade"))?;
+    match Master::start(snapshot, config, &mut predecessor) {
+        Ok(mut master) => {
+            master.predecessor = predecessor;
+            let ended = master.mind();
+            master.leave(ended)
+        }
+        Err(failure) => {
+            if let Some(predecessor) = predecessor {
+                predecessor.say(&Word::Failed(failure.to_string()));
+            }
+            Err(failure)
+        }
+    }
+}
+
+impl Master {
+    fn start(
+        snapshot: Snapshot,
+        config: Config,
+        predecessor: &mut Option<Predecessor>,
+    ) -> Result<Master, Failure> {
+        let solo = Solo::prove().map_err(failed("at start"))?;
+        let umask = process::umask(&solo);
+        let program = Program::ours(snapshot.argv().to_vec());
+        // LISTEN_PID names the process that was started, not one that it forks.
+        let inherited = Inherited::from_env(&solo).map_err(Failure)?;
+        let docroots = open_docroots(&config)?;
+        // The process that goes on from here is another one when it detaches.
+        // A successor of one that has detached is detached.
+        let is_successor = predecessor.is_some() || inherited.has_predecessor();
+        let daemon =
+            Daemon::detach(&config, is_successor).map_err(failed("--daemonize"))?;
+        let pidfile = claim(&config, predecessor)?;
+        let run = run::folder(&config, &docroots[0])?;
+        drop(docroots);
+        raise_descriptor_limit(&config);
+        let scoreboard = Scoreboard::new().map_err(failed("the scoreboard's memory"))?;
+        let threads = threads(&config, &scoreboard);
+        let listeners = inherited
+            .open(&config.places(), config.listen_exclusive)
+            .map_err(|refused| Failure(refused.to_string()))?;
+        for listener in &listeners {
+            log::info!("listening on {} {}", listener.serves, listener.address);
+        }
+        let poll = Poll::new().map_err(failed("the master's loop"))?;
+        let signals = Inbox::open().map_err(failed("signal handlers"))?;
+        let registry = poll.registry();
+        watch::readable(registry, signals.as_fd(), SIGNALS).map_err(failed("signals"))?;
+        let office = Office::open(&run, std::process::id(), registry, CONTROL, ASKERS)
+            .map_err(failed(format_args!("the control socket in {}", run.display())))?;
+        // Whoever started us may have blocked some.
+        Mask::none().apply();
+        let is_legacy = listeners.iter().any(|one| one.origin == Origin::Cmogstored);
+        if predecessor.is_none() && is_legacy {
+            *predecessor = Some(Predecessor::silent());
+        }
+        match predecessor {
+            Some(predecessor) => {
+                if let Some(link) = predecessor.as_fd() {
+                    watch::readable(registry, link, PREDECESSOR).map_err(failed("the upgrade"))?;
+                }
+                predecessor.say(&Word::Bound);
+            }
+            None => {
+                if let Some(pidfile) = &pidfile {
+                    // Not before: a start that fails leaves the file as it was.
+                    pidfile
+                        .write(std::process::id())
+                        .map_err(failed(format_args!("pidfile={}", pidfile.path().display())))?;
+                }
+            }
+        }
+        let master = Master {
+            children: Children::new(config.workers, &config.supervision, scoreboard.clone()),
+            consumers: threads.div_ceil(config.workers),
+            workers: config.workers,
+            is_in_charge: predecessor.is_none(),
+            upgrade: Upgrade::new(program),
+            config,
+            snapshot,
+            listeners,
+            scoreboard,
+            poll,
+            signals,
+            office,
+            service: Service::from_env(),
+            stopping: Stopping::No,
+            is_retired: false,
+            started: false,
+            ready_since: None,
+            since: Instant::now(),
+            umask,
+            run,
+            pidfile,
+            daemon,
+            reload: Reload::default(),
+            predecessor: None,
+        };
+        // Until the predecessor is known to have gone.
+        let is_shared = !master.is_in_charge || master.is_shared();
+        master.scoreboard.set_shared(is_shared);
+        Ok(master)
+    }
+
+    /// The end of the master.
+    fn leave(self, ended: Result<(), Failure>) -> Result<(), Failure> {
+        if let (Err(failure), Some(predecessor)) = (&ended, &self.predecessor) {
+            predecessor.say(&Word::Failed(failure.to_string()));
+        }
+        // Whom else the pidfile names, or will, says so itself.
+        let is_last = !self.upgrade.has_successor()
+            && self.predecessor.as_ref().is_none_or(|one| !one.is_alive());
+        if let Some(pidfile) = self.pidfile.as_ref().filter(|_| is_last)
+            && let Err(e) = pidfile.clear()
+        {
+            log::warn!("the pidfile names a process that has ended: {e}");
+        }
+        if !self.is_shared() {
+            self.listeners.iter().for_each(Listener::unlink);
+        }
+        self.office.remove();
+        self.upgrade.drop_oldbin();
+        ended
+    }
+}
+
+/// The claim of the pidfile: the predecessor's, if it is the same file, or our
+/// own. Its content stays as it is.
+fn claim(
+    config: &Config,
+    predecessor: &mut Option<Predecessor>,
+) -> Result<Option<Pidfile>, Failure> {
+    let Some(path) = config.pidfile.as_deref() else {
+        return Ok(None);
+    };
+    let inherited = predecessor.as_mut().and_then(Predecessor::take_pidfile);
+    let claimed = match inherited {
+        Some(fd) => Pidfile::inherit(fd, path),
+        None => Pidfile::claim(path),
+    };
+    claimed
+        .map(Some)
+        .map_err(failed(format_args!("pidfile={}", path.display())))
+}
+
+/// Consumers of all workers together.
+pub(super) fn threads(config: &Config, scoreboard: &Scoreboard) -> usize {
+    let sites = config.sites.iter().enumerate();
+    let devices: usize = sites
+        .map(|(nr, site)| crate::health::survey(nr, &site.docroot, scoreboard))
+        .sum();
+    let default = (10 * devices.max(1)).clamp(10, 100);
+    config.threads.unwrap_or(default)
+}
+
+/// Two descriptors a connection, and some for the worker itself; root raises
+/// the hard limit too. What is missing then, the worker says: it takes fewer
+/// connections.
+pub(super) fn raise_descriptor_limit(config: &Config) {
+    const OWN: u64 = 128;
+    let share = config.max_connections.div_ceil(config.workers) as u64;
+    let wanted = 2 * share + OWN;
+    let Ok((soft, hard)) = process::descriptor_limits() else {
+        return;
+    };
+    if soft < wanted && process::set_descriptor_limits(wanted, hard.max(wanted)).is_err() {
+        // Not root: as far as the hard limit goes.
+        let _ = process::set_descriptor_limits(wanted.min(hard), hard);
+    }
+}

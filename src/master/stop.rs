@@ -1,0 +1,103 @@
+//! Stopping, gracefully or at once, and what is done about those who do not.
+
+use super::Master;
+use crate::channel::Message;
+use crate::listener::Listener;
+use std::time::{Duration, Instant};
+
+/// After the word to stop at once: then SIGKILL.
+const KILL_AFTER: Duration = Duration::from_secs(1);
+
+/// And then the master leaves: a process inside a dead disk's call cannot be
+/// killed, nor waited for.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(6);
+
+/// How far a stop has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stopping {
+    No,
+    Graceful,
+    /// A successor is in charge: this is no stop that anybody has asked for yet.
+    HandedOver,
+    /// Since then.
+    Fast(Instant),
+    /// SIGKILL was sent; since then.
+    Killed(Instant),
+}
+
+impl Master {
+    /// The first time gracefully, then at once.
+    pub(super) fn stop_gracefully(&mut self) {
+        match self.stopping {
+            Stopping::No => {
+                log::info!("stopping: who has begun a request is served to the end");
+                self.begin_stop(Stopping::Graceful);
+            }
+            // It is under way already, and this is the first to ask for it.
+            Stopping::HandedOver => self.stopping = Stopping::Graceful,
+            Stopping::Graceful => self.stop_at_once(),
+            Stopping::Fast(_) | Stopping::Killed(_) => {}
+        }
+    }
+
+    pub(super) fn stop_at_once(&mut self) {
+        if !matches!(self.stopping, Stopping::Fast(_) | Stopping::Killed(_)) {
+            log::info!("stopping at once");
+            self.service.stopping();
+            self.tell_stop(Stopping::Fast(Instant::now()));
+        }
+    }
+
+    /// A successor is in charge.
+    pub(super) fn hand_over(&mut self) {
+        self.begin_stop(Stopping::HandedOver);
+    }
+
+    fn begin_stop(&mut self, how: Stopping) {
+        self.fail_reload("this server is stopping".to_owned());
+        // A successor is the service now, and goes on.
+        if how != Stopping::HandedOver {
+            self.service.stopping();
+        }
+        if !self.is_shared() {
+            self.listeners.iter().for_each(Listener::close_door);
+        }
+        self.tell_stop(how);
+    }
+
+    /// Whether others accept on our listeners, or hold them for later.
+    pub(super) fn is_shared(&self) -> bool {
+        let has_successor = self.upgrade.has_successor();
+        has_successor
+            || self.predecessor.as_ref().is_some_and(|one| one.is_alive())
+            || self.listeners.iter().any(|one| one.is_lent())
+    }
+
+    pub(super) fn tell_stop(&mut self, how: Stopping) {
+        self.stopping = how;
+        let last = !self.is_shared();
+        self.children.tell(match how {
+            Stopping::Graceful | Stopping::HandedOver => Message::Quit { last },
+            _ => Message::Fast,
+        });
+    }
+
+    /// The successor that was in charge is dead, and we are not: start anew.
+    pub(super) fn resume(&mut self) {
+        self.stopping = Stopping::No;
+        self.children.relieve_all();
+    }
+
+    /// Who does not obey is killed; true when that did not help either.
+    pub(super) fn press_on(&mut self) -> bool {
+        match self.stopping {
+            Stopping::Fast(since) if since.elapsed() >= KILL_AFTER => {
+                self.children.kill_all();
+                self.stopping = Stopping::Killed(since);
+                false
+            }
+            Stopping::Killed(since) => since.elapsed() >= GIVE_UP_AFTER,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The master's part in an upgrade: as the old one, as the new one.
+
+use super::stop::Stopping;
+use super::upgrade::Heard;
+use super::upgrade::Word;
+use super::upgrade::program::{Legacy, Program};
+use super::upgrade::successor::{Event, Stage, Successor};
+use super::{Failure, Master, SUCCESSOR, failed};
+use super::children::how;
+use crate::control::server::Asker;
+use crate::listener;
+use crate::pidfile::Pidfile;
+use crate::sys::process::{End, Pid};
+use crate::sys::watch;
+use std::os::fd::AsFd;
+
+/// The old one's side.
+pub(super) struct Upgrade {
+    program: Program,
+    successor: Option<Successor>,
+    /// Names us while there are two.
+    oldbin: Option<Pidfile>,
+    askers: Vec<Asker>,
+    /// How the last one ended.
+    outcome: String,
+}
+
+impl Upgrade {
+    pub(super) fn new(program: Program) -> Upgrade {
+        Upgrade {
+            program,
+            successor: None,
+            oldbin: None,
+            askers: Vec::new(),
+            outcome: String::new(),
+        }
+    }
+
+    /// Whether there is a process of ours that shall take over, or has.
+    pub(super) fn has_successor(&self) -> bool {
+        self.successor.is_some()
+    }
+
+    /// Whether there is something to wait for.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.successor
+            .as_ref()
+            .is_some_and(|successor| successor.stage != Stage::Committed)
+    }
+
+    /// Two are one again.
+    pub(super) fn drop_oldbin(&self) {
+        if let Some(Err(e)) = self.oldbin.as_ref().map(Pidfile::clear) {
+            log::warn!("the pidfile's .oldbin was not emptied: {e}");
+        }
+    }
+
+    /// For status: its stage, its pid, and what is known of it.
+    pub(super) fn state(&self) -> (&'static str, Option<u32>, String) {
+        match &self.successor {
+            None => ("none", None, self.outcome.clone()),
+            Some(successor) => {
+                let pid = Some(successor.pid as u32);
+                (successor.stage.name(), pid, successor.progress())
+            }
+        }
+    }
+}
+
+impl Master {
+    /// Starts a successor. `auto`: it takes over by itself.
+    pub(super) fn upgrade(&mut self, auto: bool, asker: Option<Asker>) {
+        match self.start_successor(auto) {
+            Ok(pid) => {
+                log::info!("upgrade: pid {pid} was started");
+                for asker in asker {
+                    self.office.say(asker, &format!("pid {pid} was started"));
+                    self.upgrade.askers.push(asker);
+                }
+            }
+            Err(why) => {
+                log::error!("upgrade failed: {why}; this server serves on");
+                self.upgrade.outcome = format!("failed: {why}");
+                for asker in asker {
+                    self.office.done(asker, Err(why.clone()));
+                }
+            }
+        }
+    }
+
+    fn start_successor(&mut self, auto: bool) -> Result<Pid, String> {
+        if let Some(successor) = &self.upgrade.successor {
+            return Err(format!("pid {} is its successor already", successor.pid));
+        }
+        if let Some(predecessor) = self.predecessor.as_ref().filter(|one| one.is_alive()) {
+            let pid = predecessor.pid();
+            return Err(format!("its own predecessor, pid {pid}, lives: QUIT it first"));
+        }
+        if !self.started {
+            return Err("this server is still starting".to_owned());
+        }
+        if self.reload.is_running() {
+            return Err("a reload is under way".to_owned());
+        }
+        if let Some(pidfile) = &self.pidfile {
+            let oldbin = pidfile.oldbin().and_then(|oldbin| {
+                oldbin.write(std::process::id())?;
+                Ok(oldbin)
+            });
+            let oldbin = oldbin.map_err(|e| format!("{}.oldbin: {e}", pidfile.path().display()))?;
+            self.upgrade.oldbin = Some(oldbin);
+        }
+        let legacy = Legacy {
+            listeners: self.listeners.iter().map(AsFd::as_fd).collect(),
+            variables: listener::variables(&self.listeners),
+            pidfile: self.pidfile.as_ref().map(AsFd::as_fd),
+        };
+        let successor = Successor::start(&self.upgrade.program, &legacy, auto);
+        let watched = successor.and_then(|successor| {
+            if let Some(link) = successor.as_fd() {
+                watch::readable(self.poll.registry(), link, SUCCESSOR)?;
+            }
+            Ok(successor)
+        });
+        match watched {
+            Ok(successor) => {
+                let pid = successor.pid;
+                self.upgrade.successor = Some(successor);
+                self.note_shared();
+                Ok(pid)
+            }
+            Err(e) => {
+                self.release_oldbin();
+                Err(format!("fork: {e}"))
+            }
+        }
+    }
+
+    /// Listens to the successor, and looks at the clock.
+    pub(super) fn tend_upgrade(&mut self) {
+        let knobs = &self.config.supervision;
+        let (timeout, probation) = (knobs.upgrade, knobs.probation);
+        let Some(successor) = &mut self.upgrade.successor else {
+            return;
+        };
+        let event = successor.hear();
+        let event = event.or_else(|| successor.tend(timeout, probation));
+        let (pid, is_auto) = (successor.pid, successor.is_auto);
+        match event {
+            None => {}
+            Some(Event::Foreign(name)) if is_auto => self.fail_upgrade(&format!(
+                "the program is {name}: signal USR2, and QUIT the one that shall go"
+            )),
+            Some(Event::Foreign(name)) => {
+                log::warn!(
+                    "upgrade: pid {pid} is {name}; both may serve: QUIT the one that shall go"
+                );
+                // It would refuse to start beside one that the pidfile names.
+                if let Some(Err(e)) = self.pidfile.as_ref().map(Pidfile::clear) {
+                    log::error!("the pidfile could not be emptied: {e}");
+                }
+                if let Some(successor) = &mut self.upgrade.successor {
+                    successor.let_go();
+                }
+            }
+            Some(Event::Committed) if is_auto => {
+                log::info!("upgrade: committed: pid {pid} serves");
+                self.service.main_pid(pid as u32);
+                let here = std::process::id();
+                self.answer_upgrade(Ok(format!("pid {pid} serves; pid {here} drains")));
+                self.hand_over();
+            }
+            Some(Event::Committed) => {
+                log::info!("upgrade: pid {pid} is ready; both serve: QUIT the one that shall go");
+                self.service.main_pid(pid as u32);
+            }
+            Some(Event::Failed(why)) => self.fail_upgrade(&why),
+        }
+    }
+
+    fn answer_upgrade(&mut self, outcome: Result<String, String>) {
+        self.upgrade.outcome = match &outcome {
+            Ok(text) => text.clone(),
+            Err(why) => format!("failed: {why}"),
+        };
+        for asker in std::mem::take(&mut self.upgrade.askers) {
+            self.office.done(asker, outcome.clone());
+        }
+    }
+
+    /// The successor has failed: everything is as it was before.
+    fn fail_upgrade(&mut self, why: &str) {
+        let Some(successor) = &mut self.upgrade.successor else {
+            return;
+        };
+        successor.condemn();
+        self.take_back();
+        log::error!("upgrade failed: {why}; this server serves on");
+        self.answer_upgrade(Err(why.to_owned()));
+    }
+
+    /// The pidfile names us again.
+    fn take_back(&mut self) {
+        if let Some(Err(e)) = self.pidfile.as_ref().map(|one| one.write(std::process::id())) {
+            log::error!("the pidfile does not name this server again: {e}");
+        }
+        self.service.main_pid(std::process::id());
+        self.release_oldbin();
+        self.come_back();
+    }
+
+    fn release_oldbin(&mut self) {
+        self.upgrade.drop_oldbin();
+        self.upgrade.oldbin = None;
+    }
+
+    /// A process that is no worker of ours has died.
+    pub(super) fn bury_successor(&mut self, pid: Pid, end: End) {
+        let is_it = |successor: &mut Successor| successor.pid == pid;
+        // Its last words.
+        self.tend_upgrade();
+        let Some(successor) = self.upgrade.successor.take_if(is_it) else {
+            return;
+        };
+        let how = how(end);
+        match successor.stage {
+            Stage::Condemned(_) | Stage::Killed => {}
+            Stage::Committed | Stage::Foreign if self.stopping == Stopping::No => {
+                log::warn!("upgrade: pid {pid} {how}; this server is in charge again");
+                self.upgrade.outcome = format!("pid {pid} {how}");
+                self.take_back();
+            }
+            Stage::Committed if self.stopping == Stopping::HandedOver => {
+                log::error!(
+                    "upgrade: pid {pid} {how} while this server was draining: it serves again"
+                );
+                self.upgrade.outcome = format!("pid {pid} {how}");
+                self.take_back();
+                self.resume();
+            }
+            _ => {
+                self.take_back();
+                let why = format!("pid {pid} {how}");
+                log::error!("upgrade failed: {why}; this server serves on");
+                self.answer_upgrade(Err(why));
+            }
+        }
+        self.note_shared();
+    }
+
+    /// Workers whose master dies must know whether they are the last.
+    pub(super) fn note_shared(&self) {
+        self.scoreboard.set_shared(self.is_shared());
+    }
+
+    /// The new one's side: says how far we are, and takes over when told to.
+    pub(super) fn tend_predecessor(&mut self) -> Result<(), Failure> {
+        let ready = self.children.ready();
+        let is_ready = self.children.are_all_ready() && self.stopping == Stopping::No;
+        let Some(predecessor) = &mut self.predecessor else {
+            return if is_ready && !self.is_in_charge {
+                self.take_charge()
+            } else {
+                Ok(())
+            };
+        };
+        if !self.is_in_charge {
+            predecessor.say_ready(ready);
+        }
+        let heard = predecessor.hear();
+        let is_alive = predecessor.is_alive();
+        let is_told = heard == Heard::Word(Word::Commit);
+        if !self.is_in_charge && (is_told || is_ready && !predecessor.decides()) {
+            self.take_charge()?;
+        }
+        if !is_alive {
+            let pid = self.predecessor.take().map(|gone| gone.pid());
+            log::info!("the predecessor, pid {}, has gone", pid.unwrap_or_default());
+            self.note_shared();
+        }
+        Ok(())
+    }
+
+    /// The pidfile names us from now on.
+    fn take_charge(&mut self) -> Result<(), Failure> {
+        if let Some(pidfile) = &self.pidfile {
+            let what = format!("pidfile={}", pidfile.path().display());
+            pidfile.write(std::process::id()).map_err(failed(what))?;
+        }
+        self.is_in_charge = true;
+        log::info!("this server is in charge");
+        if let Some(predecessor) = &self.predecessor {
+            predecessor.say(&Word::Committed);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,226 @@
+//! The old one's side: a process of our program that shall take over.
+
+use super::program::{Legacy, Program};
+use super::{Heard, Link, Word};
+use crate::sys::process::{self, Forked, Pid, Solo};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+/// After the word to end: then SIGKILL. Its workers notice, and drain.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// How far it has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Started,
+    /// Another program: it says nothing, and the operator decides.
+    Foreign,
+    Bound,
+    /// All its workers serve.
+    Ready,
+    /// It was told that it is in charge.
+    Committing,
+    Committed,
+    /// It failed, and was told to end then.
+    Condemned(Instant),
+    Killed,
+}
+
+impl Stage {
+    /// For status and log lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Started | Stage::Foreign => "starting",
+            Stage::Bound => "bound",
+            Stage::Ready | Stage::Committing => "ready",
+            Stage::Committed => "committed",
+            Stage::Condemned(_) | Stage::Killed => "rolling back",
+        }
+    }
+}
+
+/// What the old one has to do about it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It is another program: shall it be executed?
+    Foreign(String),
+    /// It is in charge.
+    Committed,
+    Failed(String),
+}
+
+/// See the module.
+pub struct Successor {
+    pub pid: Pid,
+    pub stage: Stage,
+    /// Whether it takes over by itself.
+    pub is_auto: bool,
+    /// None: it has closed its end.
+    link: Option<Link>,
+    /// Its last progress.
+    since: Instant,
+    ready: (usize, usize),
+}
+
+impl Successor {
+    /// Forks and executes it.
+    pub fn start(program: &Program, legacy: &Legacy<'_>, is_auto: bool) -> io::Result<Successor> {
+        let solo = Solo::prove()?;
+        let (ours, theirs) = Link::pair()?;
+        match process::fork(solo)? {
+            Forked::Child => {
+                drop(ours);
+                // The program's own end of the link goes with it; for the word
+                // that it could not be executed there is another.
+                let spare = theirs.duplicate();
+                let error = program.become_it(theirs, legacy);
+                if let Ok(spare) = spare {
+                    let why = format!("{}: {error}", program.name());
+                    let _ = spare.say(&Word::Failed(why));
+                }
+                process::exit(127)
+            }
+            Forked::Parent(pid) => Ok(Successor {
+                pid,
+                stage: Stage::Started,
+                is_auto,
+                link: Some(ours),
+                since: Instant::now(),
+                ready: (0, 0),
+            }),
+        }
+    }
+
+    /// To wait on.
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.link.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether it is going to be in charge, or is.
+    pub fn is_wanted(&self) -> bool {
+        !matches!(self.stage, Stage::Condemned(_) | Stage::Killed)
+    }
+
+    fn reach(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.since = Instant::now();
+    }
+
+    fn say(&self, word: &Word) {
+        if let Some(link) = &self.link {
+            // EPIPE: its death comes next.
+            let _ = link.say(word);
+        }
+    }
+
+    /// It is another program, and may have the pidfile.
+    pub fn let_go(&mut self) {
+        self.reach(Stage::Foreign);
+        self.say(&Word::Go);
+    }
+
+    /// It shall end: it has failed.
+    pub fn condemn(&mut self) {
+        if self.is_wanted() {
+            self.reach(Stage::Condemned(Instant::now()));
+            // ESRCH: it has ended.
+            let _ = process::quit(self.pid);
+        }
+    }
+
+    /// Reads what it says, until there is something to do.
+    pub fn hear(&mut self) -> Option<Event> {
+        loop {
+            let heard = self.link.as_ref().map_or(Heard::Nothing, Link::hear);
+            match heard {
+                Heard::Nothing => return None,
+                Heard::End => {
+                    self.link = None;
+                    return None;
+                }
+                Heard::Noise if self.stage == Stage::Started => return Some(self.is_strange()),
+                Heard::Noise => {}
+                Heard::Word(word) if self.is_wanted() => {
+                    if let Some(event) = self.learn(word) {
+                        return Some(event);
+                    }
+                }
+                Heard::Word(_) => {}
+            }
+        }
+    }
+
+    /// It is of another version, and says so by something that we do not know.
+    fn is_strange(&mut self) -> Event {
+        let name = "a version that we cannot talk to".to_owned();
+        self.reach(Stage::Foreign);
+        Event::Foreign(name)
+    }
+
+    fn learn(&mut self, word: Word) -> Option<Event> {
+        match word {
+            Word::Foreign(name) => return Some(Event::Foreign(name)),
+            Word::Bound => self.reach(Stage::Bound),
+            Word::Ready(ready, wanted) => {
+                let is_progress = ready > self.ready.0;
+                self.ready = (ready, wanted);
+                match self.stage {
+                    Stage::Bound if ready >= wanted && wanted > 0 => self.reach(Stage::Ready),
+                    Stage::Bound if is_progress => self.reach(Stage::Bound),
+                    _ => {}
+                }
+            }
+            // Once it is in charge that is its own matter.
+            Word::Died(why) if self.stage != Stage::Committed => return Some(Event::Failed(why)),
+            Word::Failed(why) => return Some(Event::Failed(why)),
+            Word::Committed if self.stage == Stage::Committing => {
+                self.reach(Stage::Committed);
+                return Some(Event::Committed);
+            }
+            Word::Died(_) | Word::Committed | Word::Go | Word::Commit => {}
+        }
+        None
+    }
+
+    /// Looks at the clock: commits, or finds that it hangs.
+    pub fn tend(&mut self, timeout: Duration, probation: Duration) -> Option<Event> {
+        let since = self.since.elapsed();
+        match self.stage {
+            Stage::Ready if !self.is_auto || since >= probation => {
+                self.reach(Stage::Committing);
+                self.say(&Word::Commit);
+            }
+            Stage::Condemned(at) if at.elapsed() >= ENDS_WITHIN => {
+                log::error!("pid {} did not end: SIGKILL", self.pid);
+                self.stage = Stage::Killed;
+                // ESRCH: it has ended.
+                let _ = process::kill(self.pid);
+            }
+            Stage::Started | Stage::Bound | Stage::Committing if since >= timeout => {
+                let (ready, wanted) = self.ready;
+                let at = match self.stage {
+                    Stage::Started => "it did not get as far as its listeners".to_owned(),
+                    Stage::Bound => format!("{ready} of its {wanted} workers are ready"),
+                    _ => "it did not take over when it was told to".to_owned(),
+                };
+                let within = timeout.as_secs_f32();
+                return Some(Event::Failed(format!("{at} within {within} s")));
+            }
+            _ => {}
+        }
+        None
+    }
+
+    /// How far it is, for status.
+    pub fn progress(&self) -> String {
+        match self.stage {
+            Stage::Bound => format!("{} of {} workers are ready", self.ready.0, self.ready.1),
+            Stage::Foreign => "another program; QUIT the one that shall go".to_owned(),
+            Stage::Committed if !self.is_auto => {
+                "both serve: QUIT the one that shall go".to_owned()
+            }
+            stage => stage.name().to_owned(),
+        }
+    }
+}
