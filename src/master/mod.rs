@@ -6,17 +6,20 @@ pub mod children;
 mod daemon;
 mod pidfile;
 mod run;
+pub mod service;
 
 use crate::config::Config;
 use crate::listener::{Address, Listener};
 use crate::scoreboard::Scoreboard;
 use crate::sys::signal::{Inbox, Mask, Signal};
 use crate::sys::{process, socket, watch};
+use crate::worker::privileges::Privileges;
 use crate::worker::{self, Door, Start};
 use children::{Children, Heir};
 use daemon::Daemon;
 use mio::{Events, Poll, Token};
 use pidfile::Pidfile;
+use service::Service;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -83,15 +86,18 @@ struct Master {
     ready_since: Option<Instant>,
     consumers: usize,
     umask: u32,
+    privileges: Privileges,
     /// Where the lock files are.
     run: PathBuf,
     daemon: Daemon,
+    service: Service,
 }
 
 /// What a start would find out before it serves, without serving: the line that
 /// says that all is well.
 pub fn check(config: &Config) -> Result<String, Failure> {
     open_docroots(config)?;
+    find_privileges(config)?;
     let listeners: usize = config.sites.iter().map(|site| site.listeners.len()).sum();
     let sites = config.sites.len();
     Ok(format!(
@@ -111,13 +117,21 @@ fn open_docroots(config: &Config) -> Result<Vec<OwnedFd>, Failure> {
         .collect()
 }
 
+fn find_privileges(config: &Config) -> Result<Privileges, Failure> {
+    Privileges::find(config).map_err(|e| Failure(e.to_string()))
+}
+
 /// Runs until it is told to stop.
 pub fn run(config: Config) -> Result<(), Failure> {
     let solo = process::Solo::prove().map_err(failed("at start"))?;
     let umask = process::umask(&solo);
     let docroots = open_docroots(&config)?;
+    let privileges = find_privileges(&config)?;
     // The process that goes on from here is another one when it detaches.
     let daemon = Daemon::detach(&config).map_err(failed("--daemonize"))?;
+    if let Some(path) = &config.log_file {
+        crate::log::to_file(path).map_err(failed(format_args!("log-file={}", path.display())))?;
+    }
     let pidfile = config
         .pidfile
         .as_deref()
@@ -125,7 +139,7 @@ pub fn run(config: Config) -> Result<(), Failure> {
             Pidfile::claim(path).map_err(failed(format_args!("pidfile={}", path.display())))
         })
         .transpose()?;
-    let run = run::folder(&config, &docroots[0])?;
+    let run = run::folder(&config, &docroots[0], privileges.identity())?;
     drop(docroots);
     raise_descriptor_limit(&config);
     let scoreboard = Scoreboard::new().map_err(failed("the scoreboard's memory"))?;
@@ -170,8 +184,10 @@ pub fn run(config: Config) -> Result<(), Failure> {
         started: false,
         ready_since: None,
         umask,
+        privileges,
         run,
         daemon,
+        service: Service::from_env(),
     };
     let ended = master.mind();
     if let Some(Err(e)) = pidfile.as_ref().map(Pidfile::clear) {
@@ -212,6 +228,8 @@ impl Master {
             for signal in told {
                 self.obey(signal);
             }
+            self.children.tend_logs();
+            self.service.tend();
             // At each turn, not only at SIGCHLD (signals coalesce), and after
             // they were taken: one that comes later wakes the next turn.
             self.reap()?;
@@ -234,7 +252,8 @@ impl Master {
             (Some(_), false) => LED_WITHIN / 10,
             _ => LOOK,
         };
-        self.children.next_spawn().map_or(look, |due| {
+        let dues = [self.children.next_spawn(), self.service.next()];
+        dues.into_iter().flatten().min().map_or(look, |due| {
             due.saturating_duration_since(Instant::now()).min(look)
         })
     }
@@ -260,7 +279,9 @@ impl Master {
             }
         }
         self.started = true;
-        log::info!("ready with {} workers", self.config.workers);
+        let status = format!("ready with {} workers", self.config.workers);
+        log::info!("{status}");
+        self.service.ready(&status);
         if let Err(e) = self.daemon.ready() {
             log::error!("/dev/null: {e}");
         }
@@ -284,10 +305,10 @@ impl Master {
 
     fn obey(&mut self, signal: Signal) {
         match (signal, self.stopping) {
+            (Signal::Usr1, _) => self.children.reopen_logs(),
             (
                 Signal::Child
                 | Signal::Hup
-                | Signal::Usr1
                 | Signal::Usr2
                 | Signal::Winch
                 | Signal::Ttin
@@ -326,6 +347,10 @@ impl Master {
 
     fn tell_stop(&mut self, how: Stopping) {
         self.stopping = how;
+        self.service.stopping(match how {
+            Stopping::Graceful => "stopping: who has begun a request is served to the end",
+            _ => "stopping at once",
+        });
         self.children.tell(match how {
             Stopping::Graceful => crate::channel::Message::Quit { last: true },
             _ => crate::channel::Message::Fast,
@@ -390,6 +415,7 @@ impl Master {
                 consumers: self.consumers,
                 umask: self.umask,
                 signals,
+                privileges: self.privileges.clone(),
             }),
             Err(e) => {
                 log::error!("worker {nr}: after the fork: {e}");
