@@ -6,6 +6,7 @@
 //! number has another.
 
 mod bury;
+mod logs;
 mod plan;
 mod watchdog;
 
@@ -15,6 +16,7 @@ use crate::scoreboard::{MAX_SLOTS, Scoreboard, State};
 use crate::sys::process::{self, Forked, Pid, Solo};
 use crate::sys::signal::{Inbox, Mask};
 use crate::sys::watch;
+use logs::Logs;
 use mio::{Poll, Token};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -35,6 +37,8 @@ struct Worker {
     aborted: Option<Instant>,
     /// It was sent SIGKILL then; inside a dead disk's call it lives on.
     killed: Option<Instant>,
+    /// How often it was given the log anew and has not answered yet.
+    logs: u32,
 }
 
 impl Worker {
@@ -77,6 +81,7 @@ pub struct Children {
     asked: Option<(u32, Instant)>,
     /// Workers that have died otherwise than they were told to.
     deaths: u64,
+    logs: Logs,
 }
 
 /// The child's side of a fork, before it has settled.
@@ -104,6 +109,7 @@ impl Children {
             is_shut_down: false,
             asked: None,
             deaths: 0,
+            logs: Logs::default(),
         }
     }
 
@@ -197,6 +203,7 @@ impl Children {
             is_relieved: false,
             aborted: None,
             killed: None,
+            logs: 0,
         });
         Ok(None)
     }
@@ -218,6 +225,11 @@ impl Children {
                 }
                 Message::Surveyed => self.is_surveyed = true,
                 Message::Shutdown => self.is_shut_down = true,
+                Message::Reopen => self.logs.are_wanted = true,
+                Message::Reopened { followed } => {
+                    worker.logs = worker.logs.saturating_sub(1);
+                    self.logs.followers += usize::from(followed);
+                }
                 // These are ours to say.
                 Message::Ready | Message::Quit { .. } | Message::Fast | Message::Resign => {}
             }
@@ -276,6 +288,8 @@ impl Heir {
             self.channel.as_fd(),
         ];
         all.extend_from_slice(keep);
+        let ears = crate::log::ears();
+        all.extend(ears.as_ref().map(AsFd::as_fd));
         process::close_all_but(&all)?;
         let signals = Inbox::open()?;
         Mask::none().apply();

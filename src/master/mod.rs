@@ -6,7 +6,7 @@ pub mod children;
 mod daemon;
 mod reload;
 mod run;
-mod service;
+pub mod service;
 mod start;
 mod status;
 mod stop;
@@ -22,6 +22,7 @@ use crate::pidfile::Pidfile;
 use crate::scoreboard::{MAX_SLOTS, MAX_WORKERS, Scoreboard};
 use crate::sys::process;
 use crate::sys::signal::{Inbox, Signal};
+use crate::worker::privileges::Privileges;
 use crate::worker::{self, Door, Start};
 use children::{Children, Dead, Heir};
 use daemon::Daemon;
@@ -84,6 +85,8 @@ struct Master {
     poll: Poll,
     signals: Inbox,
     office: Office,
+    /// Who waits for the log to be opened anew.
+    log_askers: Vec<Asker>,
     service: Service,
     stopping: Stopping,
     /// Workers there shall be; none of them while `is_retired`.
@@ -97,6 +100,7 @@ struct Master {
     since: Instant,
     consumers: usize,
     umask: u32,
+    privileges: Privileges,
     /// Where the lock files are.
     run: PathBuf,
     pidfile: Option<Pidfile>,
@@ -154,6 +158,7 @@ impl Master {
             }
             self.tend_predecessor()?;
             self.tend_upgrade();
+            self.tend_logs();
             self.office.tend(self.poll.registry());
             self.service.tend();
             if self.press_on() {
@@ -207,8 +212,8 @@ impl Master {
         }
         self.started = true;
         log::info!("ready with {} workers", self.children.wanted());
-        self.service
-            .ready(&format!("{} workers", self.children.wanted()));
+        let status = format!("{} workers", self.children.wanted());
+        self.service.ready(&status);
         if let Err(e) = self.daemon.ready() {
             log::error!("/dev/null: {e}");
         }
@@ -285,6 +290,26 @@ impl Master {
             Signal::Winch => self.retire(),
             Signal::Ttin => drop(self.scale(1)),
             Signal::Ttou => drop(self.scale(-1)),
+        }
+    }
+
+    /// USR1, or the control socket's word.
+    fn reopen_logs(&mut self, asker: Option<Asker>) {
+        match self.children.reopen_logs() {
+            Ok(()) => self.log_askers.extend(asker),
+            Err(why) => {
+                for asker in asker {
+                    self.office.done(asker, Err(why.clone()));
+                }
+            }
+        }
+    }
+
+    fn tend_logs(&mut self) {
+        if let Some(outcome) = self.children.tend_logs() {
+            for asker in std::mem::take(&mut self.log_askers) {
+                self.office.done(asker, outcome.clone());
+            }
         }
     }
 
@@ -395,6 +420,7 @@ impl Master {
                 consumers: self.consumers,
                 umask: self.umask,
                 signals,
+                privileges: self.privileges.clone(),
             }),
             Err(e) => {
                 log::error!("worker {nr}: after the fork: {e}");

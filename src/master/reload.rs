@@ -3,11 +3,12 @@
 //! old one when it is ready. The first that fails ends it, and what was is
 //! restored.
 
-use super::start::{open_docroots, raise_descriptor_limit, threads};
+use super::start::{find_privileges, open_docroots, raise_descriptor_limit, threads};
 use super::{Failure, Master};
 use crate::config::{Config, Snapshot};
 use crate::control::server::Asker;
 use crate::listener::{Binding, Change, Listener};
+use crate::worker::privileges::Privileges;
 use std::time::Instant;
 
 /// See the module.
@@ -45,11 +46,13 @@ enum Phase {
 struct Wanted {
     config: Config,
     snapshot: Snapshot,
+    privileges: Privileges,
 }
 
 struct Before {
     config: Config,
     snapshot: Snapshot,
+    privileges: Privileges,
     listeners: Vec<Listener>,
     generation: u64,
     workers: usize,
@@ -91,7 +94,10 @@ impl Master {
             return;
         }
         self.service.reloading();
-        self.reopen_logs(None);
+        // As unicorn and nginx do. There may be no log file.
+        if self.config.log_file.is_some() {
+            self.reopen_logs(None);
+        }
         match self.read_anew() {
             Ok(Some(wanted)) => {
                 let change = Change::plan(&self.listeners, wanted.config.places());
@@ -117,8 +123,8 @@ impl Master {
         }
         self.reload.last = Some((Instant::now(), outcome));
         if self.started {
-            self.service
-                .ready(&format!("{} workers", self.children.wanted()));
+            let status = format!("{} workers", self.children.wanted());
+            self.service.ready(&status);
         }
         if std::mem::take(&mut self.reload.is_wanted_again) {
             self.reload(None);
@@ -136,8 +142,14 @@ impl Master {
         if config == self.config {
             return Ok(None);
         }
-        open_docroots(&config).map_err(|failure: Failure| failure.to_string())?;
-        Ok(Some(Wanted { config, snapshot }))
+        let told = |failure: Failure| failure.to_string();
+        open_docroots(&config).map_err(told)?;
+        let privileges = find_privileges(&config).map_err(told)?;
+        Ok(Some(Wanted {
+            config,
+            snapshot,
+            privileges,
+        }))
     }
 
     /// All listeners, or none.
@@ -174,7 +186,11 @@ impl Master {
 
     /// Nothing is in its way any more: workers are renewed one by one.
     fn renew(&mut self, wanted: Wanted, listeners: Vec<Listener>, gone: Vec<Listener>) {
-        let Wanted { config, snapshot } = wanted;
+        let Wanted {
+            config,
+            snapshot,
+            privileges,
+        } = wanted;
         raise_descriptor_limit(&config);
         let threads = threads(&config, &self.scoreboard);
         self.reload.generations += 1;
@@ -185,6 +201,7 @@ impl Master {
             consumers: self.consumers,
             listeners,
             snapshot: std::mem::replace(&mut self.snapshot, snapshot),
+            privileges: std::mem::replace(&mut self.privileges, privileges),
             config: std::mem::replace(&mut self.config, config),
         };
         self.workers = self.config.workers;
@@ -261,6 +278,7 @@ impl Master {
                 self.listeners = before.listeners;
                 self.config = before.config;
                 self.snapshot = before.snapshot;
+                self.privileges = before.privileges;
                 self.workers = before.workers;
                 self.consumers = before.consumers;
                 self.children.renew(

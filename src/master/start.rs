@@ -18,6 +18,7 @@ use crate::sys::inherit::take_variable;
 use crate::sys::process::{self, Solo};
 use crate::sys::signal::{Inbox, Mask};
 use crate::sys::watch;
+use crate::worker::privileges::Privileges;
 use mio::Poll;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,6 +28,7 @@ use std::time::Instant;
 /// says that all is well.
 pub fn check(config: &Config) -> Result<String, Failure> {
     open_docroots(config)?;
+    find_privileges(config)?;
     let listeners: usize = config.sites.iter().map(|site| site.listeners.len()).sum();
     let sites = config.sites.len();
     Ok(format!(
@@ -44,6 +46,10 @@ pub(super) fn open_docroots(config: &Config) -> Result<Vec<OwnedFd>, Failure> {
                 .map_err(failed(format_args!("docroot={}", site.docroot.display())))
         })
         .collect()
+}
+
+pub(super) fn find_privileges(config: &Config) -> Result<Privileges, Failure> {
+    Privileges::find(config).map_err(|e| Failure(e.to_string()))
 }
 
 /// There will be no master, for this reason: whoever has executed us as its
@@ -92,13 +98,18 @@ impl Master {
         // LISTEN_PID names the process that was started, not one that it forks.
         let inherited = Inherited::from_env(&solo).map_err(Failure)?;
         let docroots = open_docroots(&config)?;
+        let privileges = find_privileges(&config)?;
         // The process that goes on from here is another one when it detaches.
         // A successor of one that has detached is detached.
         let is_successor = predecessor.is_some() || inherited.has_predecessor();
         let daemon =
             Daemon::detach(&config, is_successor).map_err(failed("--daemonize"))?;
+        if let Some(path) = &config.log_file {
+            crate::log::to_file(path)
+                .map_err(failed(format_args!("log-file={}", path.display())))?;
+        }
         let pidfile = claim(&config, predecessor)?;
-        let run = run::folder(&config, &docroots[0])?;
+        let run = run::folder(&config, &docroots[0], privileges.identity())?;
         drop(docroots);
         raise_descriptor_limit(&config);
         let scoreboard = Scoreboard::new().map_err(failed("the scoreboard's memory"))?;
@@ -157,6 +168,8 @@ impl Master {
             ready_since: None,
             since: Instant::now(),
             umask,
+            privileges,
+            log_askers: Vec::new(),
             run,
             pidfile,
             daemon,

@@ -43,7 +43,7 @@ impl Master {
     pub(super) fn stop_at_once(&mut self) {
         if !matches!(self.stopping, Stopping::Fast(_) | Stopping::Killed(_)) {
             log::info!("stopping at once");
-            self.service.stopping();
+            self.service.stopping("stopping at once");
             self.tell_stop(Stopping::Fast(Instant::now()));
         }
     }
@@ -57,7 +57,8 @@ impl Master {
         self.fail_reload("this server is stopping".to_owned());
         // A successor is the service now, and goes on.
         if how != Stopping::HandedOver {
-            self.service.stopping();
+            self.service
+                .stopping("stopping: who has begun a request is served to the end");
         }
         if !self.is_shared() {
             self.listeners.iter().for_each(Listener::close_door);

@@ -20,6 +20,7 @@ pub mod signal;
 pub mod socket;
 pub mod syslog;
 pub mod thread;
+pub mod user;
 pub mod watch;
 
 use std::io;

@@ -94,6 +94,8 @@ impl Program {
         let mut command = self.command();
         command
             .args(self.argv.iter().skip(1))
+            // It would take the watchdog for another's: that one's pid is in there.
+            .env_remove("WATCHDOG_PID")
             .envs(legacy.variables.iter().map(|(name, value)| (name, value)))
             .env(
                 VARIABLE,
