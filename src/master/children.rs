@@ -5,6 +5,7 @@ mod watchdog;
 
 use crate::channel::{Channel, Message};
 use crate::scoreboard::{Scoreboard, State};
+use crate::sys::clock;
 use crate::sys::process::{self, End, Forked, Pid, Solo};
 use crate::sys::signal::{Inbox, Mask};
 use crate::sys::watch;
@@ -57,6 +58,8 @@ pub struct Children {
     places: Vec<Place>,
     scoreboard: Scoreboard,
     looked: Instant,
+    /// How long the machine had slept by then. Milliseconds.
+    suspended: u64,
     /// The master has been awake since.
     awake: Instant,
     is_surveyed: bool,
@@ -77,6 +80,7 @@ impl Children {
             places: (0..workers).map(|_| Place::default()).collect(),
             scoreboard,
             looked: Instant::now(),
+            suspended: clock::suspended_ms(),
             awake: Instant::now(),
             is_surveyed: false,
             is_shut_down: false,
