@@ -14,6 +14,7 @@ use crate::channel::{Channel, Message};
 use crate::config::Supervision;
 use crate::scoreboard::{MAX_SLOTS, Scoreboard, State};
 use crate::sys::process::{self, Forked, Pid, Solo};
+use crate::sys::clock;
 use crate::sys::signal::{Inbox, Mask};
 use crate::sys::watch;
 use logs::Logs;
@@ -73,6 +74,8 @@ pub struct Children {
     spawn_timeout: Duration,
     hard_timeout: Duration,
     looked: Instant,
+    /// How long the machine had slept by then. Milliseconds.
+    suspended: u64,
     /// The master has been awake since.
     awake: Instant,
     is_surveyed: bool,
@@ -104,6 +107,7 @@ impl Children {
             spawn_timeout: knobs.spawn,
             hard_timeout: knobs.hard,
             looked: Instant::now(),
+            suspended: clock::suspended_ms(),
             awake: Instant::now(),
             is_surveyed: false,
             is_shut_down: false,

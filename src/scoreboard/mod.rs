@@ -4,15 +4,14 @@
 //! its holder.
 
 mod device;
-mod text;
 mod worker;
 
 pub use device::{Device, MAX_DEVICES, MAX_NAME, Name, Row, Util, device_id};
-pub use text::MAX_TEXT;
 pub use worker::{Counts, Slot, State};
 
 use crate::sys::clock;
 use crate::sys::memory::Shared;
+pub use crate::text::MAX_TEXT;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 

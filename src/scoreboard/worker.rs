@@ -1,8 +1,8 @@
 //! A worker's lines: which one it is, where in its life, what it has done.
 
 use super::Line;
-use super::text::{self, Text};
 use crate::sys::clock;
+use crate::text::{self, Text};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Lines of one worker: what changes seldom, what each tick writes, its last
@@ -230,19 +230,21 @@ impl Slot<'_> {
     /// What went wrong with this worker: the newest stays, [`super::MAX_TEXT`]
     /// bytes of it.
     pub fn set_last_error(&self, error: &str) {
-        self.error().set(error);
+        let len = error.floor_char_boundary(text::MAX_TEXT);
+        self.error().set(&[&error.as_bytes()[..len]]);
     }
 
     /// See [`Slot::set_last_error`].
     pub fn last_error(&self) -> Option<String> {
-        self.error().get()
+        let text = self.error().get()?;
+        Some(String::from_utf8_lossy(&text).into_owned())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{MAX_SLOTS, Scoreboard};
     use super::*;
+    use crate::scoreboard::{MAX_SLOTS, Scoreboard};
 
     #[test]
     fn a_new_worker_finds_nothing_of_the_one_before() {
@@ -267,6 +269,8 @@ mod tests {
         assert_eq!(slot.consumers(), 6);
         assert!(slot.stuck_for() >= Some(1000));
         assert_eq!(slot.last_error().as_deref(), Some("self-test: lock"));
+        slot.set_last_error(&"ä".repeat(text::MAX_TEXT));
+        assert_eq!(slot.last_error(), Some("ä".repeat(text::MAX_TEXT / 2)));
         slot.begin(8, 10);
         assert_eq!((slot.worker(), slot.pid()), ((8, 10), None));
         assert_eq!((slot.load(), slot.counts()), ((0, 0), Counts::default()));

@@ -42,6 +42,22 @@ impl Tick {
         Tick((now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32)
     }
 
+    /// The same moment as [`monotonic_ns`] gave it, or a tick later than
+    /// [`Tick::now`] would have.
+    pub fn of_ns(ns: u64) -> Tick {
+        Tick((ns / 1_000_000) as u32)
+    }
+
+    /// For a place among other bits.
+    pub fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// See [`Tick::to_bits`].
+    pub fn from_bits(bits: u32) -> Tick {
+        Tick(bits)
+    }
+
     /// Milliseconds from `earlier` to this moment, for spans below 24 days;
     /// 0 when `earlier` is not earlier (another thread's clock may be a tick
     /// ahead).

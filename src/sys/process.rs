@@ -98,6 +98,16 @@ pub fn new_session() -> io::Result<()> {
     Ok(())
 }
 
+/// A process group of this process alone, which it may be already.
+pub fn lead_group() -> io::Result<()> {
+    // SAFETY: no pointers; 0 is this process.
+    match check(unsafe { libc::setpgid(0, 0) }) {
+        // The leader of a session: its group is its own.
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
 /// One of the streams that every process is born with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standard {

@@ -96,6 +96,20 @@ fn errno_place() -> *mut libc::c_int {
     unsafe { libc::__error() }
 }
 
+/// From now on this process, a worker, takes no notice of what only a master
+/// understands. Ignored and not handled: a line on a terminal that stops who
+/// writes from the background (SIGTTOU) goes through then.
+pub fn ignore_but_stops() -> io::Result<()> {
+    for signal in [Signal::Hup, Signal::Usr2, Signal::Ttin, Signal::Ttou] {
+        // SAFETY: no handler of ours, which could be unsafe.
+        let before = unsafe { libc::signal(signal.number(), libc::SIG_IGN) };
+        if before == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Installs `handler`, without SA_RESTART: a restarted accept4 stays blocked.
 fn handle(signal: i32, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
     // SAFETY: a struct of integers and a handler; zero is the empty mask.

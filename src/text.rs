@@ -1,5 +1,5 @@
-//! A bounded text in atomics: written now and then by any process of the tree,
-//! read by all. A reader sees one whole text, not halves of two.
+//! A bounded text in atomics: written by one, read by others, who see one whole
+//! text and not halves of two. It may lie in memory that processes share.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 pub const MAX_TEXT: usize = 8 * (WORDS - 1);
 
 /// A version, odd while somebody writes, and the bytes, padded by NUL.
-pub(super) const WORDS: usize = 24;
+pub const WORDS: usize = 24;
 
 /// How often a reader looks again when it was disturbed: texts change seldom.
 const LOOKS: usize = 16;
 
 /// See the module.
-pub(super) struct Text<'a>(pub &'a [AtomicU64]);
+pub struct Text<'a>(pub &'a [AtomicU64]);
 
 impl Text<'_> {
     fn split(&self) -> (&AtomicU64, &[AtomicU64]) {
@@ -28,9 +28,9 @@ impl Text<'_> {
         version.store(0, Ordering::Release);
     }
 
-    /// Writes the text, unless another is being written: one of the two is as
-    /// good as the other, and nobody waits.
-    pub fn set(&self, text: &str) {
+    /// Writes the text, whose parts are these, unless another is being written:
+    /// one of the two is as good as the other, and nobody waits.
+    pub fn set(&self, parts: &[&[u8]]) {
         let (version, words) = self.split();
         let now = version.load(Ordering::Relaxed);
         if now % 2 == 1
@@ -42,9 +42,13 @@ impl Text<'_> {
         }
         // Readers that see a new byte see the odd version as well.
         fence(Ordering::Release);
-        let text = &text.as_bytes()[..text.floor_char_boundary(MAX_TEXT)];
         let mut bytes = [0; MAX_TEXT];
-        bytes[..text.len()].copy_from_slice(text);
+        let mut len = 0;
+        for part in parts {
+            let part = &part[..part.len().min(MAX_TEXT - len)];
+            bytes[len..][..part.len()].copy_from_slice(part);
+            len += part.len();
+        }
         for (word, bytes) in words.iter().zip(bytes.as_chunks::<8>().0) {
             word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
         }
@@ -52,7 +56,7 @@ impl Text<'_> {
     }
 
     /// The text; None: there is none, or it is being written.
-    pub fn get(&self) -> Option<String> {
+    pub fn get(&self) -> Option<Vec<u8>> {
         let (version, words) = self.split();
         let mut bytes = [0; MAX_TEXT];
         for _ in 0..LOOKS {
@@ -63,8 +67,7 @@ impl Text<'_> {
             fence(Ordering::Acquire);
             if before % 2 == 0 && version.load(Ordering::Relaxed) == before {
                 let len = bytes.iter().position(|&b| b == 0).unwrap_or(MAX_TEXT);
-                let text = String::from_utf8_lossy(&bytes[..len]);
-                return (len > 0).then(|| text.into_owned());
+                return (len > 0).then(|| bytes[..len].to_vec());
             }
             std::hint::spin_loop();
         }
@@ -80,32 +83,38 @@ mod tests {
         (0..WORDS).map(|_| AtomicU64::new(0)).collect()
     }
 
+    fn get(words: &[AtomicU64]) -> String {
+        Text(words)
+            .get()
+            .map_or("-".to_owned(), |text| String::from_utf8(text).unwrap())
+    }
+
     #[test]
     fn a_text_comes_back_and_a_long_one_is_cut() {
         let words = words();
         let text = Text(&words);
-        assert_eq!(text.get(), None);
-        text.set("device dev1: hangs");
-        assert_eq!(text.get().as_deref(), Some("device dev1: hangs"));
-        text.set("a");
-        assert_eq!(text.get().as_deref(), Some("a"));
-        text.set(&"ä".repeat(MAX_TEXT));
-        assert_eq!(text.get(), Some("ä".repeat(MAX_TEXT / 2)));
+        assert_eq!(get(&words), "-");
+        text.set(&[b"GET ", b"/dev1/file"]);
+        assert_eq!(get(&words), "GET /dev1/file");
+        text.set(&[b"a"]);
+        assert_eq!(get(&words), "a");
+        text.set(&[b"a", &[b'b'; MAX_TEXT], b"c"]);
+        assert_eq!(get(&words), format!("a{}", "b".repeat(MAX_TEXT - 1)));
         text.clear();
-        assert_eq!(text.get(), None);
+        assert_eq!(get(&words), "-");
     }
 
     #[test]
     fn a_writer_that_died_is_in_nobodys_way() {
         let words = words();
         let text = Text(&words);
-        text.set("before");
+        text.set(&[b"before"]);
         words[0].fetch_add(1, Ordering::Relaxed);
-        assert_eq!(text.get(), None);
-        text.set("while");
+        assert_eq!(get(&words), "-");
+        text.set(&[b"while"]);
         text.clear();
-        text.set("after");
-        assert_eq!(text.get().as_deref(), Some("after"));
+        text.set(&[b"after"]);
+        assert_eq!(get(&words), "after");
     }
 
     #[test]
@@ -113,19 +122,17 @@ mod tests {
         let words = words();
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
-            for byte in ["a", "b", "c"] {
+            for byte in *b"abc" {
                 let (words, done) = (&words, &done);
                 scope.spawn(move || {
-                    let text = byte.repeat(MAX_TEXT);
                     while !done.load(Ordering::Relaxed) {
-                        Text(words).set(&text);
+                        Text(words).set(&[&[byte; MAX_TEXT]]);
                     }
                 });
             }
             for _ in 0..20_000 {
                 if let Some(text) = Text(&words).get() {
-                    let first = &text[..1];
-                    assert_eq!(text, first.repeat(MAX_TEXT));
+                    assert_eq!(text, [text[0]; MAX_TEXT]);
                 }
             }
             done.store(true, Ordering::Relaxed);
