@@ -7,7 +7,7 @@ mod settings;
 mod sites;
 mod source;
 
-use crate::listener::{Address, Serves};
+use crate::listener::{Address, Place, Serves};
 use crate::store::Durability;
 pub use refusal::End;
 use settings::Settings;
@@ -49,6 +49,22 @@ pub struct Config {
     pub supervision: Supervision,
     /// What this run is for.
     pub verb: Verb,
+}
+
+impl Config {
+    /// Where all sites listen.
+    pub fn places(&self) -> Vec<Place> {
+        let sites = self.sites.iter().enumerate();
+        sites
+            .flat_map(|(nr, site)| {
+                site.listeners.iter().map(move |(address, serves)| Place {
+                    address: address.clone(),
+                    serves: *serves,
+                    site: nr,
+                })
+            })
+            .collect()
+    }
 }
 
 /// What a run of the program is for.

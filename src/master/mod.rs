@@ -8,10 +8,10 @@ mod pidfile;
 mod run;
 
 use crate::config::Config;
-use crate::listener::{Address, Listener};
+use crate::listener::{Inherited, Listener};
 use crate::scoreboard::Scoreboard;
 use crate::sys::signal::{Inbox, Mask, Signal};
-use crate::sys::{process, socket, watch};
+use crate::sys::{process, watch};
 use crate::worker::{self, Door, Start};
 use children::{Children, Heir};
 use daemon::Daemon;
@@ -115,6 +115,8 @@ fn open_docroots(config: &Config) -> Result<Vec<OwnedFd>, Failure> {
 pub fn run(config: Config) -> Result<(), Failure> {
     let solo = process::Solo::prove().map_err(failed("at start"))?;
     let umask = process::umask(&solo);
+    // LISTEN_PID names the process that was started, not one that it forks.
+    let inherited = Inherited::from_env(&solo).map_err(Failure)?;
     let docroots = open_docroots(&config)?;
     // The process that goes on from here is another one when it detaches.
     let daemon = Daemon::detach(&config).map_err(failed("--daemonize"))?;
@@ -138,14 +140,11 @@ pub fn run(config: Config) -> Result<(), Failure> {
     let threads = config
         .threads
         .unwrap_or_else(|| (10 * devices.max(1)).clamp(10, 100));
-    let mut listeners = Vec::new();
-    for (nr, site) in config.sites.iter().enumerate() {
-        for (address, serves) in &site.listeners {
-            let listener = Listener::bind(address, *serves, nr)
-                .map_err(failed(format_args!("cannot listen on {address}")))?;
-            log::info!("listening on {serves} {}", listener.address);
-            listeners.push(listener);
-        }
+    let listeners = inherited
+        .open(&config.places(), config.listen_exclusive)
+        .map_err(|refused| Failure(refused.to_string()))?;
+    for listener in &listeners {
+        log::info!("listening on {} {}", listener.serves, listener.address);
     }
     let poll = Poll::new().map_err(failed("the master's loop"))?;
     let signals = Inbox::open().map_err(failed("signal handlers"))?;
@@ -296,7 +295,7 @@ impl Master {
             ) => {}
             (Signal::Quit | Signal::Term, Stopping::No) => {
                 log::info!("stopping: who has begun a request is served to the end");
-                self.close_the_door();
+                self.listeners.iter().for_each(Listener::close_door);
                 self.tell_stop(Stopping::Graceful);
             }
             (Signal::Quit | Signal::Term, Stopping::Graceful)
@@ -305,22 +304,6 @@ impl Master {
                 self.tell_stop(Stopping::Fast(Instant::now()));
             }
             (_, Stopping::Fast(_) | Stopping::Killed(_)) => {}
-        }
-    }
-
-    /// No new client comes, and none that has come is lost: the workers empty
-    /// the listen queues.
-    fn close_the_door(&self) {
-        for listener in &self.listeners {
-            match listener.address {
-                Address::Unix(_) => listener.unlink(),
-                Address::Inet(_) => match socket::refuse_new(listener.as_fd()) {
-                    Err(e) if e.kind() != io::ErrorKind::Unsupported => {
-                        log::warn!("{}: SO_ATTACH_FILTER: {e}", listener.address);
-                    }
-                    _ => {}
-                },
-            }
         }
     }
 
@@ -381,6 +364,7 @@ impl Master {
                     .map(|listener| Door {
                         site: listener.site,
                         serves: listener.serves,
+                        is_lent: listener.is_lent(),
                         listener: listener.into_socket(),
                     })
                     .collect(),

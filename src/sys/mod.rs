@@ -9,7 +9,9 @@
 
 pub mod clock;
 pub mod disk;
+pub mod doorbell;
 pub mod file;
+pub mod inherit;
 pub mod memory;
 pub mod mounts;
 pub mod process;

@@ -1,6 +1,7 @@
 //! One forked process: start the threads, wait for the word, drain.
 
 pub mod acceptor;
+mod bell;
 pub mod consumer;
 pub mod fsck;
 pub mod gate;
@@ -171,13 +172,15 @@ impl Crew {
         }
         self.work.watchers.stop();
         self.work.fsck.stop();
-        if !last && self.dead.is_none() {
+        // Whoever goes on with a lent listener serves who is in its queue.
+        let leaves = |acceptor: &Acceptor| !last || acceptor.is_lent();
+        if self.dead.is_none() && self.acceptors.iter().any(leaves) {
             self.dead = Some(socket::dead()?);
         }
         for acceptor in &self.acceptors {
             match &self.dead {
-                Some(dead) => acceptor.leave(std::os::fd::AsFd::as_fd(dead))?,
-                None => acceptor.empty()?,
+                Some(dead) if leaves(acceptor) => acceptor.leave(dead.as_fd())?,
+                _ => acceptor.empty()?,
             }
         }
         self.work.gate.close();

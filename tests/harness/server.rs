@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub struct Builder {
     envs: Vec<(String, String)>,
     rlimits: Vec<(u32, u64, u64)>,
     umask: u32,
+    inherited: Vec<(OwnedFd, i32)>,
     docroot: Option<PathBuf>,
     default_listener: bool,
     workers: u32,
@@ -50,6 +52,7 @@ impl Builder {
             envs: Vec::new(),
             rlimits: Vec::new(),
             umask: 0o022,
+            inherited: Vec::new(),
             docroot: None,
             default_listener: true,
             workers: 1,
@@ -129,6 +132,18 @@ impl Builder {
     /// A limit set in the child between fork and exec, e.g. `rlimit(libc::RLIMIT_NOFILE, 20, 20)`.
     pub fn rlimit(mut self, resource: u32, soft: u64, hard: u64) -> Self {
         self.rlimits.push((resource, soft, hard));
+        self
+    }
+
+    /// Starts the server with this descriptor under that number.
+    pub fn inherit(mut self, fd: &impl AsRawFd, number: i32) -> Self {
+        // out of the way of all numbers that are asked for
+        // SAFETY: no pointers
+        let copy = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 500) };
+        assert!(copy >= 0, "F_DUPFD: {}", io::Error::last_os_error());
+        // SAFETY: the call has just made it, for us alone
+        let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+        self.inherited.push((copy, number));
         self
     }
 
@@ -259,7 +274,16 @@ impl Builder {
             (mount, target)
         });
         let filter = sandbox::filter(&self.without);
+        let inherited: Vec<(i32, i32)> = self
+            .inherited
+            .iter()
+            .map(|(fd, number)| (fd.as_raw_fd(), *number))
+            .collect();
         let prepare = move || {
+            for &(fd, number) in &inherited {
+                // SAFETY: no pointers; the copy is not close-on-exec
+                check(unsafe { libc::dup2(fd, number) }.min(0))?;
+            }
             // SAFETY: umask cannot fail and touches this process alone
             unsafe { libc::umask(umask as libc::mode_t) };
             for &(resource, soft, hard) in &rlimits {
