@@ -1,5 +1,6 @@
 //! One thread per listener: blocking accept4, then into the queue; nothing
-//! else (`bell.rs`: where it does not block). And how to stop it, which is the hard part (PITFALLS 1).
+//! else (`bell.rs`: where it does not block). And how to stop it, which is the
+//! hard part (PITFALLS 1).
 
 use super::Connection;
 use super::bell::Bell;
