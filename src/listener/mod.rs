@@ -157,8 +157,6 @@ pub struct Listener {
     /// As the configuration says it.
     pub asked: Address,
     pub origin: Origin,
-    /// Another server serves it too: the one before us, or after.
-    is_shared: bool,
     /// The socket file's identity (dev, ino), so that only our own is removed.
     file: Option<(u64, u64)>,
 }
@@ -181,7 +179,6 @@ impl Listener {
             address,
             asked: place.address.clone(),
             origin: Origin::Here,
-            is_shared: false,
             file,
         })
     }
@@ -196,11 +193,14 @@ impl Listener {
         self.socket.into()
     }
 
-    /// While a predecessor or a successor serves it too, its door stays open and
-    /// its file where it is. Whose it is when both end, the last to be told
-    /// `false` knows.
-    pub fn set_shared(&mut self, is_shared: bool) {
-        self.is_shared = is_shared;
+    /// The same socket once more: what stays open while a change may fail.
+    pub fn duplicate(&self) -> io::Result<Listener> {
+        Ok(Listener {
+            socket: self.socket.try_clone()?,
+            address: self.address.clone(),
+            asked: self.asked.clone(),
+            ..*self
+        })
     }
 
     fn is_dual(&self) -> bool {
@@ -209,10 +209,11 @@ impl Listener {
     }
 
     /// No new client comes, and none that has come is lost: those in the listen
-    /// queue can still be accepted. Nothing happens to a socket that others serve.
+    /// queue can still be accepted. Nothing happens to a socket that is lent. It
+    /// is for the last who serves it: for other servers, too, nobody comes.
     pub fn close_door(&self) {
         match self.address {
-            _ if self.is_lent() || self.is_shared => {}
+            _ if self.is_lent() => {}
             Address::Unix(_) => self.unlink(),
             Address::Inet(_) => match socket::refuse_new(self.as_fd()) {
                 Err(e) if e.kind() != io::ErrorKind::Unsupported => {
@@ -229,7 +230,7 @@ impl Listener {
         let (Address::Unix(path), Some(ours)) = (&self.address, self.file) else {
             return;
         };
-        if !self.is_shared && socket_file(path) == Some(ours) {
+        if socket_file(path) == Some(ours) {
             let _ = std::fs::remove_file(path);
         }
     }
