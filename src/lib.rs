@@ -16,7 +16,10 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod control;
 pub mod master;
+pub mod pidfile;
+pub mod run;
 
 pub mod health;
 pub mod listener;
@@ -67,13 +70,26 @@ pub fn run(argv: impl Iterator<Item = OsString>) -> ExitCode {
         Verb::Check => {
             master::check(&config).map(|fine| drop(writeln!(std::io::stdout(), "{fine}")))
         }
-        Verb::Stop | Verb::Reload | Verb::Upgrade | Verb::Status { .. } => todo!(),
+        Verb::Stop | Verb::Reload | Verb::Upgrade | Verb::Status { .. } => {
+            return tell(&config);
+        }
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             ::log::error!("{failure}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tells the server that runs.
+fn tell(config: &config::Config) -> ExitCode {
+    match control::client::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            ::log::error!("{failure}");
+            ExitCode::from(failure.code())
         }
     }
 }

@@ -4,11 +4,10 @@
 
 pub mod children;
 mod daemon;
-mod pidfile;
-mod run;
 
 use crate::config::Config;
 use crate::listener::{Address, Listener};
+use crate::pidfile::Pidfile;
 use crate::scoreboard::Scoreboard;
 use crate::sys::signal::{Inbox, Mask, Signal};
 use crate::sys::{process, socket, watch};
@@ -16,7 +15,6 @@ use crate::worker::{self, Door, Start};
 use children::{Children, Heir};
 use daemon::Daemon;
 use mio::{Events, Poll, Token};
-use pidfile::Pidfile;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -99,8 +97,7 @@ pub fn check(config: &Config) -> Result<String, Failure> {
     ))
 }
 
-/// For the errors alone, and for what the run folder is named by: each worker
-/// opens its own.
+/// For the errors alone: each worker opens its own.
 fn open_docroots(config: &Config) -> Result<Vec<OwnedFd>, Failure> {
     let sites = config.sites.iter();
     sites
@@ -125,7 +122,7 @@ pub fn run(config: Config) -> Result<(), Failure> {
             Pidfile::claim(path).map_err(failed(format_args!("pidfile={}", path.display())))
         })
         .transpose()?;
-    let run = run::folder(&config, &docroots[0])?;
+    let run = crate::run::folder(&config).map_err(|e| Failure(e.to_string()))?;
     drop(docroots);
     raise_descriptor_limit(&config);
     let scoreboard = Scoreboard::new().map_err(failed("the scoreboard's memory"))?;

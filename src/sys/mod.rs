@@ -12,6 +12,7 @@ pub mod disk;
 pub mod file;
 pub mod memory;
 pub mod mounts;
+pub mod pidfd;
 pub mod process;
 pub mod selector;
 pub mod sendfile;
