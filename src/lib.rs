@@ -57,13 +57,15 @@ use std::process::ExitCode;
 /// Runs the program with this argv; returns when the master has ended.
 pub fn run(argv: impl Iterator<Item = OsString>) -> ExitCode {
     log::to_stderr();
-    let config =
-        match Snapshot::read(argv, |name| std::env::var_os(name)).and_then(|read| read.config()) {
-            Ok(config) => config,
-            Err(end) => return end.say(),
-        };
+    worker::image::enter();
+    let read = Snapshot::read(argv, |name| std::env::var_os(name))
+        .and_then(|snapshot| Ok((snapshot.config()?, snapshot)));
+    let (config, snapshot) = match read {
+        Ok(read) => read,
+        Err(end) => return end.say(),
+    };
     let ended = match config.verb {
-        Verb::Serve => master::run(config),
+        Verb::Serve => master::run(&snapshot, config),
         // Nobody is left to be told when stdout is closed.
         Verb::Check => {
             master::check(&config).map(|fine| drop(writeln!(std::io::stdout(), "{fine}")))

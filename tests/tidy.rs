@@ -95,7 +95,7 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
         ],
     ),
     // lib.rs and main.rs: the map, and the start.
-    ("lib", &["config", "log", "master"]),
+    ("lib", &["config", "log", "master", "worker"]),
 ];
 
 /// Bytes in, values out: these name no I/O and no system. A prefix of a path under `src`.

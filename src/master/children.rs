@@ -6,7 +6,7 @@ mod watchdog;
 use crate::channel::{Channel, Message};
 use crate::scoreboard::{Scoreboard, State};
 use crate::sys::process::{self, End, Forked, Pid, Solo};
-use crate::sys::signal::{Inbox, Mask};
+use crate::sys::signal::{self, Inbox, Mask};
 use crate::sys::watch;
 use mio::{Poll, Token};
 use std::io;
@@ -198,6 +198,8 @@ impl Children {
                 .workers()
                 .find_map(|(nr, worker)| (worker.pid == pid).then_some(nr))
             else {
+                // What a worker has started, and left behind.
+                log::debug!("orphan {pid} has ended: {end:?}");
                 continue;
             };
             // It may have said that it is ready just before.
@@ -279,6 +281,17 @@ impl Heir {
     /// Makes the child a process of its own: it holds what is in `keep`, its
     /// standard streams and its channel, and has its own signals.
     pub fn settle(self, keep: &[BorrowedFd<'_>]) -> io::Result<(Channel, Inbox)> {
+        let channel = self.pack(keep)?;
+        let signals = Inbox::open()?;
+        signal::ignore_terminal();
+        Mask::none().apply();
+        Ok((channel, signals))
+    }
+
+    /// The same for a child that executes the program anew: all signals stay
+    /// blocked, and wait for the new image.
+    pub fn pack(self, keep: &[BorrowedFd<'_>]) -> io::Result<Channel> {
+        process::new_group()?;
         let stdin = io::stdin();
         let stdout = io::stdout();
         let stderr = io::stderr();
@@ -290,9 +303,7 @@ impl Heir {
         ];
         all.extend_from_slice(keep);
         process::close_all_but(&all)?;
-        let signals = Inbox::open()?;
-        Mask::none().apply();
-        Ok((self.channel, signals))
+        Ok(self.channel)
     }
 }
 

@@ -7,11 +7,12 @@ mod daemon;
 mod pidfile;
 mod run;
 
-use crate::config::Config;
+use crate::config::{Config, ExecWorkers, Snapshot};
 use crate::listener::{Address, Listener};
 use crate::scoreboard::Scoreboard;
 use crate::sys::signal::{Inbox, Mask, Signal};
-use crate::sys::{process, socket, watch};
+use crate::sys::{process, socket, title, watch};
+use crate::worker::image::{Image, Parcel};
 use crate::worker::{self, Door, Start};
 use children::{Children, Heir};
 use daemon::Daemon;
@@ -73,6 +74,7 @@ struct Master {
     config: Config,
     listeners: Vec<Listener>,
     scoreboard: Scoreboard,
+    image: Image,
     children: Children,
     poll: Poll,
     signals: Inbox,
@@ -112,12 +114,14 @@ fn open_docroots(config: &Config) -> Result<Vec<OwnedFd>, Failure> {
 }
 
 /// Runs until it is told to stop.
-pub fn run(config: Config) -> Result<(), Failure> {
+pub fn run(snapshot: &Snapshot, config: Config) -> Result<(), Failure> {
     let solo = process::Solo::prove().map_err(failed("at start"))?;
     let umask = process::umask(&solo);
     let docroots = open_docroots(&config)?;
     // The process that goes on from here is another one when it detaches.
     let daemon = Daemon::detach(&config).map_err(failed("--daemonize"))?;
+    process::adopt_orphans();
+    title::set("rmogstored: master, starting");
     let pidfile = config
         .pidfile
         .as_deref()
@@ -128,7 +132,9 @@ pub fn run(config: Config) -> Result<(), Failure> {
     let run = run::folder(&config, &docroots[0])?;
     drop(docroots);
     raise_descriptor_limit(&config);
-    let scoreboard = Scoreboard::new().map_err(failed("the scoreboard's memory"))?;
+    let (scoreboard, memory) =
+        Scoreboard::with_file().map_err(failed("the scoreboard's memory"))?;
+    let image = Image::open(snapshot, memory).map_err(failed("the program for workers"))?;
     let devices: usize = config
         .sites
         .iter()
@@ -164,6 +170,7 @@ pub fn run(config: Config) -> Result<(), Failure> {
         config,
         listeners,
         scoreboard,
+        image,
         poll,
         signals,
         stopping: Stopping::No,
@@ -260,6 +267,7 @@ impl Master {
             }
         }
         self.started = true;
+        title::set("rmogstored: master");
         log::info!("ready with {} workers", self.config.workers);
         if let Err(e) = self.daemon.ready() {
             log::error!("/dev/null: {e}");
@@ -326,6 +334,7 @@ impl Master {
 
     fn tell_stop(&mut self, how: Stopping) {
         self.stopping = how;
+        title::set("rmogstored: master, stopping");
         self.children.tell(match how {
             Stopping::Graceful => crate::channel::Message::Quit { last: true },
             _ => crate::channel::Message::Fast,
@@ -369,34 +378,57 @@ impl Master {
     /// On the child's side of the fork: from here on this process is a worker.
     /// What the master owns lies dead in its memory and is never dropped.
     fn become_worker(&mut self, nr: usize, heir: Heir) -> ! {
-        let listeners = std::mem::take(&mut self.listeners);
-        let keep: Vec<_> = listeners.iter().map(Listener::as_fd).collect();
-        let code = match heir.settle(&keep) {
-            Ok((channel, signals)) => worker::run(Start {
-                nr,
-                slot: nr,
-                config: self.config.clone(),
-                doors: listeners
-                    .into_iter()
-                    .map(|listener| Door {
-                        site: listener.site,
-                        serves: listener.serves,
-                        listener: listener.into_socket(),
-                    })
-                    .collect(),
-                run: self.run.clone(),
-                channel,
-                scoreboard: self.scoreboard.clone(),
-                consumers: self.consumers,
-                umask: self.umask,
-                signals,
-            }),
-            Err(e) => {
-                log::error!("worker {nr}: after the fork: {e}");
-                1
-            }
+        let doors = std::mem::take(&mut self.listeners).into_iter();
+        let doors: Vec<Door> = doors
+            .map(|listener| Door {
+                site: listener.site,
+                serves: listener.serves,
+                listener: listener.into_socket(),
+            })
+            .collect();
+        let is_image = self.config.supervision.exec_workers == ExecWorkers::Always;
+        let end = if is_image {
+            self.become_image(nr, heir, &doors)
+        } else {
+            self.become_copy(nr, heir, doors)
         };
+        let code = end.unwrap_or_else(|e| {
+            log::error!("worker {nr}: after the fork: {e}");
+            1
+        });
         process::exit(code)
+    }
+
+    fn become_copy(&self, nr: usize, heir: Heir, doors: Vec<Door>) -> io::Result<i32> {
+        let keep: Vec<_> = doors.iter().map(|door| door.listener.as_fd()).collect();
+        let (channel, signals) = heir.settle(&keep)?;
+        Ok(worker::run(Start {
+            nr,
+            slot: nr,
+            config: self.config.clone(),
+            doors,
+            run: self.run.clone(),
+            channel,
+            scoreboard: self.scoreboard.clone(),
+            consumers: self.consumers,
+            umask: self.umask,
+            signals,
+        }))
+    }
+
+    fn become_image(&self, nr: usize, heir: Heir, doors: &[Door]) -> io::Result<i32> {
+        let mut keep: Vec<_> = doors.iter().map(|door| door.listener.as_fd()).collect();
+        keep.extend(self.image.fds());
+        let channel = heir.pack(&keep)?;
+        Err(self.image.exec(&Parcel {
+            nr,
+            slot: nr,
+            consumers: self.consumers,
+            umask: self.umask,
+            run: &self.run,
+            channel: &channel,
+            doors,
+        }))
     }
 }
 

@@ -9,6 +9,7 @@
 
 pub mod clock;
 pub mod disk;
+pub mod exec;
 pub mod file;
 pub mod memory;
 pub mod mounts;
@@ -20,6 +21,7 @@ pub mod signal;
 pub mod socket;
 pub mod syslog;
 pub mod thread;
+pub mod title;
 pub mod watch;
 
 use std::io;

@@ -98,6 +98,36 @@ pub fn new_session() -> io::Result<()> {
     Ok(())
 }
 
+/// A process group of this process alone: what a terminal says to its
+/// foreground reaches it no more.
+pub fn new_group() -> io::Result<()> {
+    // SAFETY: no pointers; 0 and 0 are this process.
+    check(unsafe { libc::setpgid(0, 0) })?;
+    Ok(())
+}
+
+/// From now on this process is the parent of whoever loses his own among its
+/// descendants, and reaps him. Where that cannot be had, init does.
+#[cfg(target_os = "linux")]
+pub fn adopt_orphans() {
+    // SAFETY: no pointers.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+}
+
+/// See the Linux twin.
+#[cfg(target_os = "freebsd")]
+pub fn adopt_orphans() {
+    // SAFETY: no pointers for this request; 0 is this process.
+    unsafe {
+        libc::procctl(
+            libc::P_PID,
+            0,
+            libc::PROC_REAP_ACQUIRE,
+            std::ptr::null_mut(),
+        )
+    };
+}
+
 /// One of the streams that every process is born with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standard {

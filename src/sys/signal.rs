@@ -107,6 +107,16 @@ fn handle(signal: i32, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
     Ok(())
 }
 
+/// This process has no terminal to ask for: with the signal ignored, what it
+/// writes from the background (`stty tostop`) is written, and with a handler
+/// write(2) would return EINTR for ever. Call it after [`Inbox::open`].
+pub fn ignore_terminal() {
+    for signal in [libc::SIGTTIN, libc::SIGTTOU] {
+        // SAFETY: the disposition of a signal that exists; it cannot fail.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
 /// Where this process reads its signals: a self-pipe to wait on, and bits.
 pub struct Inbox {
     read: OwnedFd,

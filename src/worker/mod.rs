@@ -5,6 +5,7 @@ pub mod consumer;
 pub mod fsck;
 pub mod gate;
 pub mod housekeeper;
+pub mod image;
 pub mod watchers;
 
 use crate::channel::{Channel, Message};
@@ -13,13 +14,13 @@ use crate::config::Config;
 use crate::device::Devices;
 use crate::health;
 use crate::queue::Queue;
-use crate::scoreboard::{Scoreboard, State};
+use crate::scoreboard::{Scoreboard, Slot, State};
 use crate::site::Site;
 use crate::store::Store;
 use crate::store::upload::sweep;
 use crate::sys::clock::Tick;
 use crate::sys::signal::{self, Mask};
-use crate::sys::{process, socket, thread};
+use crate::sys::{process, socket, thread, title};
 use acceptor::Acceptor;
 pub use acceptor::Door;
 use consumer::{Pool, Work};
@@ -232,6 +233,7 @@ fn live(start: Start) -> io::Result<()> {
     let named = |what: &'static str| move |e: io::Error| io::Error::other(format!("{what}: {e}"));
     let config = &start.config;
     let slot = start.scoreboard.slot(start.slot);
+    entitle(&slot, ", starting");
     let channel = Arc::new(start.channel);
     let devices = Devices::new(
         start.consumers,
@@ -292,6 +294,7 @@ fn live(start: Start) -> io::Result<()> {
     }
     let mut crew = crew?;
     slot.set_state(State::Ready);
+    entitle(&slot, "");
     crate::log::leave_stderr().map_err(named("stderr"))?;
     housekeeper.report_ready()?;
     let elected = health::start(health::Start {
@@ -327,6 +330,7 @@ fn live(start: Start) -> io::Result<()> {
         return Ok(());
     };
     slot.set_state(State::Draining);
+    entitle(&slot, ", draining");
     thread::name_thread(c"draining");
     crew.begin_drain(last)?;
     let fast = housekeeper.wait_until(|| {
@@ -339,6 +343,12 @@ fn live(start: Start) -> io::Result<()> {
         return Ok(());
     }
     crew.stop(last)
+}
+
+/// Says in the process's title who it is and what it does.
+fn entitle(slot: &Slot<'_>, what: &str) {
+    let (nr, generation) = slot.worker();
+    title::set(&format!("rmogstored: worker {nr}, gen {generation}{what}"));
 }
 
 /// What RLIMIT_NOFILE leaves for connections.

@@ -190,8 +190,9 @@ impl Builder {
         (status, server.log().join("\n"))
     }
 
+    /// Starts the server, and waits for nothing.
     #[track_caller]
-    fn spawn(self) -> Server {
+    pub fn spawn(self) -> Server {
         let own = self.docroot.is_none().then(own_docroot);
         let root = match (&own, &self.docroot) {
             (Some(dir), _) => dir.path().to_owned(),
@@ -215,6 +216,15 @@ impl Builder {
                 .arg(format!("--docroot={}", root.display()))
                 .arg(format!("--worker-processes={}", self.workers))
                 .arg(format!("--threads={}", self.threads));
+            // a whole module can be run with workers of another kind
+            if let Ok(kind) = std::env::var("RMOGSTORED_TEST_WORKERS")
+                && !self
+                    .args
+                    .iter()
+                    .any(|arg| arg.starts_with("--exec-workers"))
+            {
+                command.arg(format!("--exec-workers={kind}"));
+            }
         }
         if !self.bare && self.default_listener {
             command.arg("--httplisten=127.0.0.1:0");

@@ -29,6 +29,32 @@ pub fn descriptors(pid: i32) -> Vec<(i32, String)> {
     all
 }
 
+/// Its title, as `ps` shows it.
+pub fn title(pid: i32) -> String {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&words).into_owned();
+    text.trim_end_matches('\0').to_owned()
+}
+
+/// Its name, which the title is not.
+pub fn name(pid: i32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_end().to_owned()
+}
+
+/// State, parent and process group: proc_pid_stat(5). None: it has gone.
+pub fn family(pid: i32) -> Option<(char, i32, i32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    let state = fields.next()?.chars().next()?;
+    Some((
+        state,
+        fields.next()?.parse().ok()?,
+        fields.next()?.parse().ok()?,
+    ))
+}
+
 /// How many sockets it holds.
 pub fn sockets(pid: i32) -> usize {
     let is_socket = |(_, place): &&(i32, String)| place.starts_with("socket:");

@@ -15,6 +15,7 @@ mod durability;
 pub mod facts;
 mod fallback;
 mod hang;
+mod image;
 mod nginx;
 mod real_disk;
 mod slow;
