@@ -23,6 +23,11 @@ pub enum Message {
     Fast,
     /// Master: you are elected and make no progress: leave that to another.
     Resign,
+    /// Master: the log, opened anew: its descriptor comes along. Worker: an
+    /// operator wants that of me, and it is the master who can.
+    Reopen,
+    /// Worker: what I log goes there; or it does not, and I have said why.
+    Reopened { followed: bool },
 }
 
 impl Message {
@@ -35,6 +40,8 @@ impl Message {
             Message::Shutdown => (4, 0),
             Message::Surveyed => (5, 0),
             Message::Resign => (6, 0),
+            Message::Reopen => (7, 0),
+            Message::Reopened { followed } => (8, u8::from(followed)),
         };
         bytes
     }
@@ -47,6 +54,10 @@ impl Message {
             (LEN, 4, _) => Some(Message::Shutdown),
             (LEN, 5, _) => Some(Message::Surveyed),
             (LEN, 6, _) => Some(Message::Resign),
+            (LEN, 7, _) => Some(Message::Reopen),
+            (LEN, 8, followed) => Some(Message::Reopened {
+                followed: *followed != 0,
+            }),
             _ => None,
         }
     }
@@ -77,14 +88,30 @@ impl Channel {
         Ok(())
     }
 
-    /// The next message; None is the end. WouldBlock: there is none now.
+    /// Says something, and gives the other side a descriptor with it.
+    pub fn send_passing(&self, message: Message, passed: BorrowedFd<'_>) -> io::Result<()> {
+        socket::send_passing(self.0.as_fd(), &message.encode(), passed)?;
+        Ok(())
+    }
+
+    /// The next message; None is the end. WouldBlock: there is none now. Of
+    /// a descriptor that came along nothing is kept.
     pub fn receive(&self) -> io::Result<Option<Message>> {
+        Ok(self.receive_passed()?.map(|(message, _)| message))
+    }
+
+    /// The same, with the descriptor that came along.
+    pub fn receive_passed(&self) -> io::Result<Option<(Message, Option<OwnedFd>)>> {
         let mut bytes = Vec::with_capacity(LEN);
-        match socket::recv_append(self.0.as_fd(), &mut bytes) {
-            Ok(0) => Ok(None),
-            Ok(_) => Message::decode(&bytes).map(Some).ok_or_else(|| {
-                io::Error::new(io::ErrorKind::InvalidData, "unknown message on the channel")
-            }),
+        match socket::recv_passed(self.0.as_fd(), &mut bytes) {
+            Ok((0, _)) => Ok(None),
+            Ok((_, passed)) => match Message::decode(&bytes) {
+                Some(message) => Ok(Some((message, passed))),
+                None => Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "unknown message on the channel",
+                )),
+            },
             // How the death of a peer that had unread messages is told.
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Ok(None),
             Err(e) => Err(e),
@@ -95,5 +122,64 @@ impl Channel {
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn what_is_said_is_heard() {
+        let (one, other) = Channel::pair().unwrap();
+        let all = [
+            Message::Ready,
+            Message::Shutdown,
+            Message::Surveyed,
+            Message::Quit { last: true },
+            Message::Quit { last: false },
+            Message::Fast,
+            Message::Resign,
+            Message::Reopen,
+            Message::Reopened { followed: true },
+            Message::Reopened { followed: false },
+        ];
+        for message in all {
+            one.send(message).unwrap();
+        }
+        for message in all {
+            assert_eq!(other.receive().unwrap(), Some(message));
+        }
+        let nothing = other.receive().unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        drop(one);
+        assert_eq!(other.receive().unwrap(), None);
+    }
+
+    #[test]
+    fn a_descriptor_comes_along() {
+        let (one, other) = Channel::pair().unwrap();
+        let (mut read, write) = io::pipe().unwrap();
+        one.send_passing(Message::Reopen, write.as_fd()).unwrap();
+        one.send(Message::Resign).unwrap();
+        drop(write);
+        let (message, passed) = other.receive_passed().unwrap().unwrap();
+        assert_eq!(message, Message::Reopen);
+        io::PipeWriter::from(passed.unwrap())
+            .write_all(b"x")
+            .unwrap();
+        let (message, passed) = other.receive_passed().unwrap().unwrap();
+        assert_eq!((message, passed.is_none()), (Message::Resign, true));
+
+        // who does not want it does not hold it
+        let (mut second, write) = io::pipe().unwrap();
+        one.send_passing(Message::Reopen, write.as_fd()).unwrap();
+        drop(write);
+        assert_eq!(other.receive().unwrap(), Some(Message::Reopen));
+        let mut text = Vec::new();
+        read.read_to_end(&mut text).unwrap();
+        assert_eq!(text, b"x");
+        assert_eq!(second.read(&mut [0]).unwrap(), 0);
     }
 }

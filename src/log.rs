@@ -1,14 +1,23 @@
 //! Log lines: stderr, one write(2) a line, so that lines of several processes
-//! never mix; or, detached from any terminal, the system's log.
+//! never mix; or, detached from any terminal, the system's log; or a file, which
+//! takes stderr's place, so that what others say there (a panic, the loader) is
+//! in it too.
+//!
+//! A file is opened again by the master alone (its folder need not be open to
+//! workers), and put over stderr by dup2, which is atomic: a line that is being
+//! written ends in the old file, the next one begins in the new.
 
-use crate::sys::clock;
 use crate::sys::process::{self, Standard};
 use crate::sys::syslog::{self, Gravity};
+use crate::sys::{clock, file, socket};
 use log::{Level, Metadata, Record};
+use parking_lot::{Mutex, MutexGuard};
 use std::fmt::Arguments;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -28,6 +37,15 @@ static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// Whether lines go to stderr.
 static TO_STDERR: AtomicBool = AtomicBool::new(true);
+
+/// The file that is stderr, if one is.
+static FILE: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// What was stderr before, as long as whoever started us waits for us there.
+static EARS: Mutex<Option<File>> = Mutex::new(None);
+
+/// Readers of a log are in its group; the umask may say less.
+const MODE: u32 = 0o640;
 
 struct Sink;
 
@@ -55,6 +73,9 @@ impl log::Log for Sink {
             let line = format!("{ident} {text}\n");
             // Nobody can be told that the log is gone.
             let _ = io::stderr().lock().write_all(line.as_bytes());
+            if let Some(mut ears) = EARS.lock().as_ref() {
+                let _ = ears.write_all(line.as_bytes());
+            }
         }
     }
 
@@ -104,10 +125,93 @@ pub fn set_destinations(bits: u8) {
     TO_SYSTEM.store(bits & 2 != 0, Ordering::Relaxed);
 }
 
-/// This process is ready: whoever started the service, detached as it is, is
-/// waited for no longer, so stderr is no longer theirs. Does nothing in
-/// a service that is not detached.
+/// From now on lines go to this file, and as long as somebody waits for this
+/// process to be ready ([`leave_stderr`]) to the old stderr as well.
+pub fn to_file(path: &Path) -> io::Result<()> {
+    let opened = open(path)?;
+    let mut place = FILE.lock();
+    // A successor in an upgrade has its predecessor's file as stderr.
+    if place.is_none() && !is_stderr(file::facts(opened.as_fd())?) {
+        // Without one there is nobody to hear it.
+        let before = io::stderr().as_fd().try_clone_to_owned().ok();
+        *EARS.lock() = before.map(File::from);
+    }
+    follow(opened.as_fd())?;
+    *place = Some(std::path::absolute(path)?);
+    Ok(())
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let opened = File::options()
+        .append(true)
+        .create(true)
+        .mode(MODE)
+        // A FIFO that nobody reads must not stop the server.
+        .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
+        .open(path)?;
+    socket::set_nonblocking(opened.as_fd(), false)?;
+    Ok(opened)
+}
+
+fn is_stderr(facts: file::Facts) -> bool {
+    file::facts(io::stderr().as_fd())
+        .is_ok_and(|now| (now.device, now.inode) == (facts.device, facts.inode))
+}
+
+/// What [`reopen`] has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reopened {
+    /// Lines do not go to a file.
+    NoFile,
+    /// The path still leads to the file that is open.
+    Same,
+    Anew,
+}
+
+/// Opens the log file again when its path leads to another one, or to none. The
+/// old one is kept when that fails.
+pub fn reopen() -> io::Result<Reopened> {
+    let place = FILE.lock();
+    let Some(path) = place.as_deref() else {
+        return Ok(Reopened::NoFile);
+    };
+    let named =
+        |e: io::Error| io::Error::new(e.kind(), format!("log-file={}: {e}", path.display()));
+    let now = file::facts(io::stderr().as_fd()).map_err(named)?;
+    match std::fs::metadata(path) {
+        Ok(there) if (there.dev(), there.ino()) == (now.device, now.inode) => {
+            return Ok(Reopened::Same);
+        }
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(named(e)),
+        _ => {}
+    }
+    open(path)
+        .and_then(|opened| follow(opened.as_fd()))
+        .map_err(named)?;
+    Ok(Reopened::Anew)
+}
+
+/// Lines go to this file, which the master has opened.
+pub fn follow(opened: BorrowedFd<'_>) -> io::Result<()> {
+    process::redirect(Standard::Error, opened)
+}
+
+/// Another image of the program was given these.
+pub fn set_ears(before: OwnedFd) {
+    *EARS.lock() = Some(before.into());
+}
+
+/// What a forked child must keep beside stderr. Nothing may be logged while
+/// this is held.
+pub fn ears() -> MutexGuard<'static, Option<File>> {
+    EARS.lock()
+}
+
+/// This process is ready: whoever started the service is waited for no longer,
+/// so the stderr of a detached one, or that of one with a log file, is no
+/// longer theirs. Does nothing in other services.
 pub fn leave_stderr() -> io::Result<()> {
+    EARS.lock().take();
     if TO_SYSTEM.load(Ordering::Relaxed) && TO_STDERR.load(Ordering::Relaxed) {
         let null = File::options().write(true).open("/dev/null")?;
         process::redirect(Standard::Error, null.as_fd())?;

@@ -1,6 +1,7 @@
 //! Who is alive: worker number -> process, and nothing else. Spawn, reap, back
 //! off, signal.
 
+mod logs;
 mod watchdog;
 
 use crate::channel::{Channel, Message};
@@ -8,6 +9,7 @@ use crate::scoreboard::{Scoreboard, State};
 use crate::sys::process::{self, End, Forked, Pid, Solo};
 use crate::sys::signal::{self, Inbox, Mask};
 use crate::sys::watch;
+use logs::Logs;
 use mio::{Poll, Token};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -31,6 +33,8 @@ struct Worker {
     is_ready: bool,
     /// It was sent SIGKILL then; inside a dead disk's call it lives on.
     killed: Option<Instant>,
+    /// How often it was given the log anew and has not answered yet.
+    logs: u32,
 }
 
 impl Worker {
@@ -63,6 +67,7 @@ pub struct Children {
     is_shut_down: bool,
     /// The elected process that was asked to resign, and when.
     asked: Option<(u32, Instant)>,
+    logs: Logs,
 }
 
 /// The child's side of a fork, before it has settled.
@@ -81,6 +86,7 @@ impl Children {
             is_surveyed: false,
             is_shut_down: false,
             asked: None,
+            logs: Logs::default(),
         }
     }
 
@@ -149,6 +155,7 @@ impl Children {
             since: Instant::now(),
             is_ready: false,
             killed: None,
+            logs: 0,
         });
         Ok(None)
     }
@@ -174,6 +181,11 @@ impl Children {
                 }
                 Message::Surveyed => self.is_surveyed = true,
                 Message::Shutdown => self.is_shut_down = true,
+                Message::Reopen => self.logs.are_wanted = true,
+                Message::Reopened { followed } => {
+                    worker.logs = worker.logs.saturating_sub(1);
+                    self.logs.followers += usize::from(followed);
+                }
                 // These are ours to say.
                 Message::Ready | Message::Quit { .. } | Message::Fast | Message::Resign => {}
             }
@@ -302,6 +314,8 @@ impl Heir {
             self.channel.as_fd(),
         ];
         all.extend_from_slice(keep);
+        let ears = crate::log::ears();
+        all.extend(ears.as_ref().map(AsFd::as_fd));
         process::close_all_but(&all)?;
         Ok(self.channel)
     }

@@ -41,7 +41,9 @@ impl Daemon {
         let null = File::options().read(true).write(true).open("/dev/null")?;
         process::redirect(Standard::Input, null.as_fd())?;
         process::redirect(Standard::Output, null.as_fd())?;
-        crate::log::to_system();
+        if config.log_file.is_none() {
+            crate::log::to_system();
+        }
         Ok(Daemon {
             waiting: Some(ManuallyDrop::new(waiting)),
         })
@@ -49,12 +51,11 @@ impl Daemon {
 
     /// The service is ready: stderr is let go, and who waits may leave.
     pub fn ready(&mut self) -> io::Result<()> {
-        let Some(waiting) = self.waiting.take() else {
-            return Ok(());
-        };
         let left = crate::log::leave_stderr();
-        // EPIPE: who started us did not want to wait so long.
-        let _ = ManuallyDrop::into_inner(waiting).write_all(b"!");
+        if let Some(waiting) = self.waiting.take() {
+            // EPIPE: who started us did not want to wait so long.
+            let _ = ManuallyDrop::into_inner(waiting).write_all(b"!");
+        }
         left
     }
 }

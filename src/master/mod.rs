@@ -2,22 +2,25 @@
 //! mio loop over signals and the workers' channels; take one event, do one
 //! thing.
 
+mod birth;
 pub mod children;
 mod daemon;
 mod pidfile;
 mod run;
+pub mod service;
 
-use crate::config::{Config, ExecWorkers, Snapshot};
+use crate::config::{Config, Snapshot};
 use crate::listener::{Address, Listener};
 use crate::scoreboard::Scoreboard;
 use crate::sys::signal::{Inbox, Mask, Signal};
 use crate::sys::{process, socket, title, watch};
-use crate::worker::image::{Image, Parcel};
-use crate::worker::{self, Door, Start};
-use children::{Children, Heir};
+use crate::worker::image::Image;
+use crate::worker::privileges::Privileges;
+use children::Children;
 use daemon::Daemon;
 use mio::{Events, Poll, Token};
 use pidfile::Pidfile;
+use service::Service;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -85,15 +88,18 @@ struct Master {
     ready_since: Option<Instant>,
     consumers: usize,
     umask: u32,
+    privileges: Privileges,
     /// Where the lock files are.
     run: PathBuf,
     daemon: Daemon,
+    service: Service,
 }
 
 /// What a start would find out before it serves, without serving: the line that
 /// says that all is well.
 pub fn check(config: &Config) -> Result<String, Failure> {
     open_docroots(config)?;
+    find_privileges(config)?;
     let listeners: usize = config.sites.iter().map(|site| site.listeners.len()).sum();
     let sites = config.sites.len();
     Ok(format!(
@@ -113,15 +119,23 @@ fn open_docroots(config: &Config) -> Result<Vec<OwnedFd>, Failure> {
         .collect()
 }
 
+fn find_privileges(config: &Config) -> Result<Privileges, Failure> {
+    Privileges::find(config).map_err(|e| Failure(e.to_string()))
+}
+
 /// Runs until it is told to stop.
 pub fn run(snapshot: &Snapshot, config: Config) -> Result<(), Failure> {
     let solo = process::Solo::prove().map_err(failed("at start"))?;
     let umask = process::umask(&solo);
     let docroots = open_docroots(&config)?;
+    let privileges = find_privileges(&config)?;
     // The process that goes on from here is another one when it detaches.
     let daemon = Daemon::detach(&config).map_err(failed("--daemonize"))?;
     process::adopt_orphans();
     title::set("rmogstored: master, starting");
+    if let Some(path) = &config.log_file {
+        crate::log::to_file(path).map_err(failed(format_args!("log-file={}", path.display())))?;
+    }
     let pidfile = config
         .pidfile
         .as_deref()
@@ -129,7 +143,7 @@ pub fn run(snapshot: &Snapshot, config: Config) -> Result<(), Failure> {
             Pidfile::claim(path).map_err(failed(format_args!("pidfile={}", path.display())))
         })
         .transpose()?;
-    let run = run::folder(&config, &docroots[0])?;
+    let run = run::folder(&config, &docroots[0], privileges.identity())?;
     drop(docroots);
     raise_descriptor_limit(&config);
     let (scoreboard, memory) =
@@ -177,8 +191,10 @@ pub fn run(snapshot: &Snapshot, config: Config) -> Result<(), Failure> {
         started: false,
         ready_since: None,
         umask,
+        privileges,
         run,
         daemon,
+        service: Service::from_env(),
     };
     let ended = master.mind();
     if let Some(Err(e)) = pidfile.as_ref().map(Pidfile::clear) {
@@ -219,6 +235,8 @@ impl Master {
             for signal in told {
                 self.obey(signal);
             }
+            self.children.tend_logs();
+            self.service.tend();
             // At each turn, not only at SIGCHLD (signals coalesce), and after
             // they were taken: one that comes later wakes the next turn.
             self.reap()?;
@@ -241,7 +259,8 @@ impl Master {
             (Some(_), false) => LED_WITHIN / 10,
             _ => LOOK,
         };
-        self.children.next_spawn().map_or(look, |due| {
+        let dues = [self.children.next_spawn(), self.service.next()];
+        dues.into_iter().flatten().min().map_or(look, |due| {
             due.saturating_duration_since(Instant::now()).min(look)
         })
     }
@@ -268,7 +287,9 @@ impl Master {
         }
         self.started = true;
         title::set("rmogstored: master");
-        log::info!("ready with {} workers", self.config.workers);
+        let status = format!("ready with {} workers", self.config.workers);
+        log::info!("{status}");
+        self.service.ready(&status);
         if let Err(e) = self.daemon.ready() {
             log::error!("/dev/null: {e}");
         }
@@ -292,10 +313,10 @@ impl Master {
 
     fn obey(&mut self, signal: Signal) {
         match (signal, self.stopping) {
+            (Signal::Usr1, _) => self.children.reopen_logs(),
             (
                 Signal::Child
                 | Signal::Hup
-                | Signal::Usr1
                 | Signal::Usr2
                 | Signal::Winch
                 | Signal::Ttin
@@ -335,6 +356,10 @@ impl Master {
     fn tell_stop(&mut self, how: Stopping) {
         self.stopping = how;
         title::set("rmogstored: master, stopping");
+        self.service.stopping(match how {
+            Stopping::Graceful => "stopping: who has begun a request is served to the end",
+            _ => "stopping at once",
+        });
         self.children.tell(match how {
             Stopping::Graceful => crate::channel::Message::Quit { last: true },
             _ => crate::channel::Message::Fast,
@@ -373,62 +398,6 @@ impl Master {
             }
         }
         Ok(())
-    }
-
-    /// On the child's side of the fork: from here on this process is a worker.
-    /// What the master owns lies dead in its memory and is never dropped.
-    fn become_worker(&mut self, nr: usize, heir: Heir) -> ! {
-        let doors = std::mem::take(&mut self.listeners).into_iter();
-        let doors: Vec<Door> = doors
-            .map(|listener| Door {
-                site: listener.site,
-                serves: listener.serves,
-                listener: listener.into_socket(),
-            })
-            .collect();
-        let is_image = self.config.supervision.exec_workers == ExecWorkers::Always;
-        let end = if is_image {
-            self.become_image(nr, heir, &doors)
-        } else {
-            self.become_copy(nr, heir, doors)
-        };
-        let code = end.unwrap_or_else(|e| {
-            log::error!("worker {nr}: after the fork: {e}");
-            1
-        });
-        process::exit(code)
-    }
-
-    fn become_copy(&self, nr: usize, heir: Heir, doors: Vec<Door>) -> io::Result<i32> {
-        let keep: Vec<_> = doors.iter().map(|door| door.listener.as_fd()).collect();
-        let (channel, signals) = heir.settle(&keep)?;
-        Ok(worker::run(Start {
-            nr,
-            slot: nr,
-            config: self.config.clone(),
-            doors,
-            run: self.run.clone(),
-            channel,
-            scoreboard: self.scoreboard.clone(),
-            consumers: self.consumers,
-            umask: self.umask,
-            signals,
-        }))
-    }
-
-    fn become_image(&self, nr: usize, heir: Heir, doors: &[Door]) -> io::Result<i32> {
-        let mut keep: Vec<_> = doors.iter().map(|door| door.listener.as_fd()).collect();
-        keep.extend(self.image.fds());
-        let channel = heir.pack(&keep)?;
-        Err(self.image.exec(&Parcel {
-            nr,
-            slot: nr,
-            consumers: self.consumers,
-            umask: self.umask,
-            run: &self.run,
-            channel: &channel,
-            doors,
-        }))
     }
 }
 

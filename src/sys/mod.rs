@@ -22,6 +22,7 @@ pub mod socket;
 pub mod syslog;
 pub mod thread;
 pub mod title;
+pub mod user;
 pub mod watch;
 
 use std::io;

@@ -303,6 +303,34 @@ pub fn set_descriptor_limits(soft: u64, hard: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// The largest core dump in bytes. Root may go beyond the hard limit, which is
+/// raised then.
+pub fn set_core_limit(bytes: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: room for one rlimit.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_CORE, &mut limit) })?;
+    limit.rlim_cur = bytes as libc::rlim_t;
+    limit.rlim_max = limit.rlim_max.max(limit.rlim_cur);
+    // SAFETY: one rlimit, only read.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &limit) })?;
+    Ok(())
+}
+
+/// Adds to the niceness of this process (Linux: of the calling thread, which
+/// threads inherit that are made after this). Less takes root.
+pub fn add_nice(more: i32) -> io::Result<()> {
+    let (least, most) = (-20, 19);
+    // SAFETY: no pointers; for this process it cannot fail, and -1 is a value.
+    let now = unsafe { libc::getpriority(libc::PRIO_PROCESS as _, 0) };
+    let wanted = (now + more).clamp(least, most);
+    // SAFETY: no pointers.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS as _, 0, wanted) })?;
+    Ok(())
+}
+
 /// Makes room for `count` descriptors in the kernel's table of this process,
 /// at once. Linux grows it by doubling when a number is first used, and waits
 /// for an RCU grace period then (milliseconds, inside accept4) when the process

@@ -20,6 +20,10 @@ pub fn start(command: &OsStr) -> io::Result<Child> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .process_group(0);
+    // The service manager listens to the server alone.
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+        shell.env_remove(name);
+    }
     // Our threads have blocked signals, and a program inherits that.
     let unblock = || {
         Mask::none().apply();

@@ -8,7 +8,7 @@ use crate::sys::signal::{Inbox, Signal};
 use crate::sys::watch;
 use mio::{Events, Poll, Token};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -144,6 +144,10 @@ impl Housekeeper {
             Signal::Int => Some(Stop::Fast),
             // The operator retires this one worker; the others go on.
             Signal::Quit | Signal::Term | Signal::Winch => Some(Stop::Graceful { last: false }),
+            Signal::Usr1 => {
+                self.ask_for_the_log();
+                None
+            }
             // The rest is said to the master.
             _ => None,
         })
@@ -152,15 +156,8 @@ impl Housekeeper {
     fn read_channel(&mut self) -> io::Result<Option<Stop>> {
         let mut gravest = None;
         loop {
-            let stop = match self.channel.receive() {
-                Ok(Some(Message::Quit { last })) => Stop::Graceful { last },
-                Ok(Some(Message::Fast)) => Stop::Fast,
-                Ok(Some(Message::Resign)) => {
-                    self.resign = true;
-                    continue;
-                }
-                // These are ours to say.
-                Ok(Some(Message::Ready | Message::Shutdown | Message::Surveyed)) => continue,
+            let (message, passed) = match self.channel.receive_passed() {
+                Ok(Some(said)) => said,
                 Ok(None) => {
                     log::error!("the master has gone: this worker drains and ends");
                     watch::forget(self.poll.registry(), self.channel.as_fd())?;
@@ -170,7 +167,49 @@ impl Housekeeper {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(gravest),
                 Err(e) => return Err(e),
             };
+            let stop = match message {
+                Message::Quit { last } => Stop::Graceful { last },
+                Message::Fast => Stop::Fast,
+                Message::Resign => {
+                    self.resign = true;
+                    continue;
+                }
+                Message::Reopen => {
+                    self.follow_the_log(passed);
+                    continue;
+                }
+                // These are ours to say.
+                Message::Ready
+                | Message::Shutdown
+                | Message::Surveyed
+                | Message::Reopened { .. } => continue,
+            };
             gravest = gravest.max(Some(stop));
         }
+    }
+
+    /// The master opens it, for all: this process may have no right to.
+    fn ask_for_the_log(&self) {
+        if let Err(e) = self.channel.send(Message::Reopen) {
+            log::warn!("the log is not opened anew: the master cannot be asked: {e}");
+        }
+    }
+
+    /// What the master has opened is where lines go from now on.
+    fn follow_the_log(&self, opened: Option<OwnedFd>) {
+        let followed = match &opened {
+            Some(opened) => crate::log::follow(opened.as_fd()),
+            // The kernel leaves it out where there is no number for it.
+            None => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+        };
+        if let Err(e) = &followed {
+            log::error!(
+                "the log could not be opened anew, this worker goes on in the old one: {e}"
+            );
+        }
+        // EPIPE: the master has gone, which is noticed elsewhere.
+        let _ = self.channel.send(Message::Reopened {
+            followed: followed.is_ok(),
+        });
     }
 }

@@ -3,11 +3,12 @@
 //! addresses are its own. Forked as any other, it executes the program again and
 //! finds in a variable of the environment what it was given.
 
+use super::privileges::Privileges;
 use super::{Door, Start};
 use crate::channel::Channel;
 use crate::config::Snapshot;
 use crate::listener::Serves;
-use crate::log::{destinations, set_destinations};
+use crate::log::{destinations, ears, set_destinations, set_ears};
 use crate::scoreboard::{MAX_SLOTS, Scoreboard};
 use crate::sys::exec::{self, Program};
 use crate::sys::process::{self, Solo};
@@ -45,6 +46,7 @@ pub struct Parcel<'a> {
     pub slot: usize,
     pub consumers: usize,
     pub umask: u32,
+    pub privileges: &'a Privileges,
     /// Where the lock files are.
     pub run: &'a Path,
     pub channel: &'a Channel,
@@ -95,12 +97,17 @@ impl Image {
             let fd = exec::pass(door.listener.as_fd())?;
             Ok(format!("{fd}:{}:{}", door.site, door.serves))
         });
+        let ears = match ears().as_ref() {
+            Some(before) => exec::pass(before.as_fd())?.to_string(),
+            None => "-".to_owned(),
+        };
         let text = format!(
-            "nr={} slot={} consumers={} umask={} log={} channel={} snapshot={} scoreboard={} doors={} run=",
+            "nr={} slot={} consumers={} umask={} privileges={} log={} ears={ears} channel={} snapshot={} scoreboard={} doors={} run=",
             parcel.nr,
             parcel.slot,
             parcel.consumers,
             parcel.umask,
+            parcel.privileges,
             destinations(),
             exec::pass(parcel.channel.as_fd())?,
             exec::pass(self.snapshot.as_fd())?,
@@ -143,6 +150,7 @@ struct Given {
     slot: usize,
     consumers: usize,
     umask: u32,
+    privileges: Privileges,
     run: PathBuf,
     channel: Channel,
     snapshot: Snapshot,
@@ -157,7 +165,12 @@ impl Given {
         let slot = words.number("slot")?;
         let consumers = words.number("consumers")?;
         let umask = words.number("umask")?;
+        let privileges = words.number("privileges")?;
         let destinations = words.number("log")?;
+        let ears = match words.text("ears")? {
+            "-" => None,
+            fd => Some(adopt(fd).map_err(|why| format!("ears: {why}"))?),
+        };
         let channel = words
             .fd("channel")
             .and_then(|fd| Channel::from_fd(fd).map_err(|e| format!("channel: {e}")))?;
@@ -177,11 +190,13 @@ impl Given {
             ));
         }
         set_destinations(destinations);
+        ears.into_iter().for_each(set_ears);
         Ok(Given {
             nr,
             slot,
             consumers,
             umask,
+            privileges,
             run,
             channel,
             snapshot,
@@ -225,6 +240,7 @@ impl Given {
             scoreboard: self.scoreboard,
             consumers: self.consumers,
             umask: self.umask,
+            privileges: self.privileges,
             signals,
         })
     }
@@ -298,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_is_no_parcel_is_refused_by_the_name_of_what_is_wrong() {
-        let good = "nr=0 slot=0 consumers=1 umask=18 log=1 ";
+        let good = "nr=0 slot=0 consumers=1 umask=18 privileges=-,- log=1 ears=- ";
         for (words, named) in [
             ("", "no nr"),
             ("1", "no nr"),

@@ -6,6 +6,7 @@ pub mod fsck;
 pub mod gate;
 pub mod housekeeper;
 pub mod image;
+pub mod privileges;
 pub mod watchers;
 
 use crate::channel::{Channel, Message};
@@ -27,6 +28,7 @@ use consumer::{Pool, Work};
 use fsck::Fsck;
 use gate::Gate;
 use housekeeper::Housekeeper;
+use privileges::Privileges;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -66,6 +68,7 @@ pub struct Start {
     pub consumers: usize,
     pub umask: u32,
     pub signals: signal::Inbox,
+    pub privileges: Privileges,
 }
 
 /// How a worker shall end; the graver word is the greater.
@@ -234,6 +237,8 @@ fn live(start: Start) -> io::Result<()> {
     let config = &start.config;
     let slot = start.scoreboard.slot(start.slot);
     entitle(&slot, ", starting");
+    slot.set_state(State::Privileges);
+    start.privileges.take()?;
     let channel = Arc::new(start.channel);
     let devices = Devices::new(
         start.consumers,

@@ -136,6 +136,31 @@ fn it_detaches_when_it_is_ready() {
     eventually("the workers' end", PATIENCE, || reaper.pids().is_empty());
 }
 
+/// The file is the daemon's stderr; until it is ready, who started it hears the same.
+#[test]
+fn its_log_may_be_a_file() {
+    let folder = Folder::new();
+    let config = config(&folder);
+    let reaper = Reaper::new(&folder);
+    let arg = format!("--log-file={}", folder.at("log"));
+    let ended = run(&[&config, &arg]).expect(0, &["ready with 2 workers"]);
+    let pid = pid_in(&folder.path("pid")).expect("a pid");
+    let pids = reaper.pids();
+    assert_eq!(pids.len(), 3);
+    for process in pids {
+        assert_eq!(stream(process, 2), Some(folder.path("log")));
+        assert_eq!(stream(process, 1), Some("/dev/null".into()));
+    }
+    let text = fs::read_to_string(folder.path("log")).unwrap();
+    let logged: Vec<_> = text.lines().collect();
+    for line in ended.err.lines() {
+        assert!(logged.contains(&line), "{line:?} is not in {text}");
+    }
+    stop(pid);
+    let text = fs::read_to_string(folder.path("log")).unwrap();
+    assert!(text.contains("stopping: who has begun"), "{text}");
+}
+
 #[test]
 fn why_it_is_not_ready_is_told_to_who_started_it() {
     let folder = Folder::new();
@@ -267,6 +292,11 @@ fn relative_paths_are_refused() {
             vec!["-d", &docroot, listen, "--pidfile=pid"],
             "/bin",
             "pidfile=pid must use an absolute path",
+        ),
+        (
+            vec!["-d", &docroot, listen, "--log-file=log"],
+            "/bin",
+            "log-file=log must use an absolute path",
         ),
         (
             vec!["-d", &docroot, listen],

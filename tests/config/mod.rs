@@ -3,6 +3,7 @@
 mod check;
 #[cfg(target_os = "linux")]
 mod daemon;
+mod packaging;
 mod pidfile;
 mod serve;
 #[cfg(target_os = "linux")]
