@@ -4,9 +4,11 @@
 //! (a [`Desk`]); a client takes along only what is left when its turn ends
 //! (its [`Rest`]), so an idle connection holds none.
 
+use crate::ledger::Ledger;
 use crate::sys::socket;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 /// Input that one client can have waiting: a whole request head of the largest
 /// size, or pipelined requests of that many bytes. Bytes.
@@ -135,10 +137,11 @@ impl Outbox {
     }
 }
 
-/// A consumer's own buffers.
+/// A consumer's own buffers, and its ledger.
 pub struct Desk {
     pub inbox: Inbox,
     pub outbox: Outbox,
+    pub ledger: Arc<Ledger>,
     /// The desk's own memory while a client's rest lies on it.
     spare_in: Vec<u8>,
     spare_out: Vec<u8>,
@@ -155,13 +158,19 @@ impl Rest {
     pub fn has_output(&self) -> bool {
         !self.outbox.is_empty()
     }
+
+    /// What has come of a request that is not done with, if anything.
+    pub fn input(&self) -> &[u8] {
+        self.inbox.bytes()
+    }
 }
 
 impl Desk {
     /// A desk with room for one read of full size and one batch of replies;
     /// the memory is not touched before it is used.
-    pub fn new() -> Desk {
+    pub fn new(ledger: Arc<Ledger>) -> Desk {
         Desk {
+            ledger,
             inbox: Inbox {
                 buf: Vec::with_capacity(MAX_INBOX),
                 ..Inbox::default()
@@ -175,6 +184,14 @@ impl Desk {
         }
     }
 
+    /// [Receives](Inbox::receive) once, and counts it.
+    pub fn receive(&mut self, socket: BorrowedFd<'_>, room: usize) -> io::Result<Received> {
+        let before = self.inbox.bytes().len();
+        let received = self.inbox.receive(socket, room)?;
+        self.ledger.received(self.inbox.bytes().len() - before);
+        Ok(received)
+    }
+
     /// Sends what waits; true when all of it is gone, false when the socket is
     /// full. `progress` becomes true when the socket took any of it.
     pub fn flush(&mut self, socket: BorrowedFd<'_>, progress: &mut bool) -> io::Result<bool> {
@@ -183,7 +200,9 @@ impl Desk {
             return Ok(true);
         }
         let all = self.outbox.flush(socket, false)?;
-        *progress |= self.outbox.len() < waiting;
+        let sent = waiting - self.outbox.len();
+        self.ledger.sent(sent);
+        *progress |= sent > 0;
         Ok(all)
     }
 
@@ -234,12 +253,6 @@ impl Desk {
                 start: out_start,
             },
         }))
-    }
-}
-
-impl Default for Desk {
-    fn default() -> Desk {
-        Desk::new()
     }
 }
 

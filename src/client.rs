@@ -4,6 +4,7 @@ use crate::buffer::Desk;
 use crate::device::{Call, Ticket};
 use crate::http;
 use crate::http::response::Date;
+use crate::ledger::Ledger;
 use crate::listener::Serves;
 use crate::mgmt::{self, Detached};
 use crate::queue::Next;
@@ -108,9 +109,9 @@ impl<P> Client<P> {
 
     /// The digest that has left its consumer, to its end; its reply leaves in
     /// the next turn.
-    pub fn digest(&mut self) {
+    pub fn digest(&mut self, ledger: &Ledger) {
         if let Conversation::Mgmt(conversation) = &mut self.conversation {
-            conversation.digest();
+            conversation.digest(ledger);
         }
     }
 
@@ -132,6 +133,16 @@ impl<P> Client<P> {
                 conversation.may_stay(now, site, socket, &self.peer)
             }
         }
+    }
+
+    /// What it waits for while it is parked, and how long it has, for a log line.
+    pub fn tell(&self, now: Tick) -> String {
+        let (what, ms) = match &self.conversation {
+            Conversation::Http(conversation) => conversation.tell(now),
+            Conversation::Mgmt(conversation) => conversation.tell(now),
+        };
+        let seconds = f64::from(ms) / 1000.0;
+        format!("{} has waited {seconds:.1} s for {what}", self.peer)
     }
 
     /// Milliseconds since its last request, when it is between two and may give

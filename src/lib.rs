@@ -36,8 +36,10 @@ pub mod store;
 
 pub mod buffer;
 pub mod channel;
+pub mod ledger;
 pub mod log;
 pub mod scoreboard;
+mod text;
 
 #[expect(unsafe_code, reason = "the fence: see sys/mod.rs")]
 pub mod sys;

@@ -79,7 +79,9 @@ impl Stage {
         let run = self.docroot.path().to_owned();
         let (master, board) = (Arc::clone(&self.master), self.board.clone());
         let site = Site::new(0, store, timeouts, Arc::clone(&devices), board, master);
-        Crew::start(vec![site], devices, vec![door], run, 3, 100).expect("threads")
+        let mut crew = Crew::start(vec![site], devices, run, 3, 100).expect("threads");
+        crew.open(vec![door]).expect("acceptors");
+        crew
     }
 
     /// Clients of one cycle: none, silent ones, or ones that are served.

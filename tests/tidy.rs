@@ -7,13 +7,16 @@ use std::process::Command;
 
 /// Who may know whom: a noun, and the nouns that it may name behind `crate::`. A noun stands below all that name it,
 /// so that the arrows point one way; a new edge is a decision, and is written down here.
-const MAY_KNOW: [(&str, &[&str]); 21] = [
+const MAY_KNOW: [(&str, &[&str]); 23] = [
     ("sys", &[]),
     ("sync", &[]),
+    ("text", &[]),
     ("log", &["sys"]),
-    ("buffer", &["sys"]),
+    ("ledger", &["sys", "text"]),
+    // A consumer's desk: what lies on it, and its owner's ledger.
+    ("buffer", &["ledger", "sys"]),
     ("channel", &["sys"]),
-    ("scoreboard", &["sys"]),
+    ("scoreboard", &["sys", "text"]),
     ("queue", &["sync", "sys"]),
     ("store", &["sys"]),
     ("listener", &["sys"]),
@@ -33,7 +36,9 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
     // These two know of the queue what a step returns: Next and Wait.
     (
         "http",
-        &["buffer", "device", "log", "queue", "site", "store", "sys"],
+        &[
+            "buffer", "device", "ledger", "log", "queue", "site", "store", "sys",
+        ],
     ),
     (
         "mgmt",
@@ -41,6 +46,7 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
             "buffer",
             "channel",
             "device",
+            "ledger",
             "log",
             "queue",
             "scoreboard",
@@ -52,7 +58,7 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
     (
         "client",
         &[
-            "buffer", "device", "http", "listener", "mgmt", "queue", "site", "sys",
+            "buffer", "device", "http", "ledger", "listener", "mgmt", "queue", "site", "sys",
         ],
     ),
     (
@@ -69,6 +75,7 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
             "device",
             "health",
             "http",
+            "ledger",
             "listener",
             "log",
             "mgmt",

@@ -7,6 +7,7 @@ use super::put::Receiving;
 use super::response::{Date, Reply};
 use super::{After, Status, delete, get, put};
 use crate::device::{Line, Refusal as Refused, Ticket};
+use crate::ledger::{Act, Ledger};
 use crate::site::Site;
 use crate::store::path::{Refusal, StorePath};
 use crate::sys::clock;
@@ -30,6 +31,8 @@ pub struct Answer<'a> {
     pub keep_alive: bool,
     /// The device that was entered.
     pub line: Option<Line>,
+    /// The consumer's: what it does in the device.
+    pub ledger: &'a Ledger,
     peer: &'a Peer,
     ticket: &'a mut Ticket,
     date: &'a mut Date,
@@ -45,6 +48,7 @@ impl<'a> Answer<'a> {
         ticket: &'a mut Ticket,
         out: &'a mut Vec<u8>,
         date: &'a mut Date,
+        ledger: &'a Ledger,
     ) -> Answer<'a> {
         let draining = site.is_draining();
         Answer {
@@ -52,6 +56,7 @@ impl<'a> Answer<'a> {
             out,
             keep_alive: !draining,
             line: None,
+            ledger,
             peer,
             ticket,
             date,
@@ -92,7 +97,7 @@ impl<'a> Answer<'a> {
         // without looking at anything.
         if !path.is_root() && head.method != Method::Mkcol {
             match self.enter(&path) {
-                Ok(()) => {}
+                Ok(()) => self.enters(head),
                 Err(Refused::Wait(line)) => return Outcome::Wait(line),
                 Err(refused) => return self.refuse_device(head.method, &path, refused),
             }
@@ -110,6 +115,16 @@ impl<'a> Answer<'a> {
         let line = self.ticket.enter(&site.devices, site.nr, path.device())?;
         self.line = Some(line);
         Ok(())
+    }
+
+    /// For the ledger: it may not come back.
+    fn enters(&self, head: &Head<'_>) {
+        let act = match head.method {
+            Method::Delete => Act::Remove,
+            _ => Act::Open,
+        };
+        let verb = head.method.name().as_bytes();
+        self.ledger.about(&[verb, b" ", head.target], act);
     }
 
     /// No place in the device, now or ever.

@@ -6,6 +6,7 @@ use super::range::{self, Ranges, Span};
 use super::response::{About, Content, part_head, parts_end};
 use super::{Answer, Outcome, Status};
 use crate::buffer::Outbox;
+use crate::ledger::Act;
 use crate::store::download::{Download, Sent};
 use crate::store::path::StorePath;
 use crate::sys::file::{Facts, Kind};
@@ -56,7 +57,7 @@ fn file_reply(head: &Head<'_>, file: File, facts: &Facts, to: &mut Answer<'_>) -
     let (span, content) = match range::resolve(wanted, facts.size) {
         Ok(Ranges::Whole) => (Span::whole(facts.size), Content::Whole(facts.size)),
         Ok(Ranges::One(span)) => (span, Content::Part(span, facts.size)),
-        Ok(Ranges::Many(spans)) => return many(file, facts, &about, &spans, to),
+        Ok(Ranges::Many(spans)) => return many(head, file, facts, &about, &spans, to),
         Ok(Ranges::Unsatisfiable) => {
             to.reply().unsatisfiable(facts.size);
             return to.done();
@@ -70,8 +71,9 @@ fn file_reply(head: &Head<'_>, file: File, facts: &Facts, to: &mut Answer<'_>) -
     }
     let download = Download::new(file, span.len());
     if span.len() > INLINE {
-        return to.send(Sending::one(download, span));
+        return to.send(Sending::one(download, span, head.target));
     }
+    to.ledger.go(Act::Read);
     match download.read_into(to.out, span.first(), span.len() as usize) {
         Ok(n) if n as u64 == span.len() => to.done(),
         // It shrank since fstat: the reply must not go out at all.
@@ -93,6 +95,7 @@ pub fn validators(facts: &Facts) -> Validators {
 }
 
 fn many(
+    head: &Head<'_>,
     file: File,
     facts: &Facts,
     about: &About<'_>,
@@ -125,6 +128,7 @@ fn many(
         left: 0,
         parts,
         after,
+        target: head.target.into(),
     })
 }
 
@@ -138,6 +142,8 @@ pub struct Sending {
     parts: Vec<Part>,
     /// What follows the last part.
     after: Vec<u8>,
+    /// What the client asked for, for log lines.
+    target: Box<[u8]>,
 }
 
 struct Part {
@@ -159,14 +165,20 @@ pub enum Sends {
 }
 
 impl Sending {
-    fn one(download: Download, span: Span) -> Sending {
+    fn one(download: Download, span: Span, target: &[u8]) -> Sending {
         Sending {
             download,
             offset: span.first(),
             left: span.len(),
             parts: Vec::new(),
             after: Vec::new(),
+            target: target.into(),
         }
+    }
+
+    /// What the client asked for, as it spelled it.
+    pub fn target(&self) -> &[u8] {
+        &self.target
     }
 
     /// Bytes of the file that are still to be sent, for a log line.

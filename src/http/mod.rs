@@ -14,6 +14,7 @@ pub mod status;
 
 mod answer;
 mod line;
+mod tell;
 mod turn;
 
 pub use answer::{Answer, Outcome};
@@ -21,6 +22,7 @@ pub use status::Status;
 
 use crate::buffer::{Desk, Rest};
 use crate::device::{Line, Ticket};
+use crate::ledger::Ledger;
 use crate::queue::Next;
 use crate::site::Site;
 use crate::sys::clock::Tick;
@@ -61,7 +63,8 @@ impl Visit<'_> {
     /// is at hand that lies in the inbox.)
     fn answer(&mut self) -> Answer<'_> {
         let out = self.desk.outbox.buf();
-        Answer::new(self.site, self.peer, self.ticket, out, self.date)
+        let ledger = &self.desk.ledger;
+        Answer::new(self.site, self.peer, self.ticket, out, self.date, ledger)
     }
 }
 
@@ -81,7 +84,7 @@ enum Phase {
     /// It has waited too long with a file in its hands. The sweeper does not
     /// close those (a disk may hang, and the heartbeat with it): a consumer,
     /// woken by the socket's end, does.
-    Over(#[expect(dead_code, reason = "kept for its drop")] Box<Phase>),
+    Over(Box<Phase>),
 }
 
 /// What follows a reply.
@@ -223,7 +226,9 @@ impl Conversation {
                 let mut out = Vec::new();
                 let mut date = Date::new();
                 let mut ticket = Ticket::default();
-                let _ = Answer::new(site, peer, &mut ticket, &mut out, &mut date).time_out();
+                let ledger = Ledger::default();
+                let _ =
+                    Answer::new(site, peer, &mut ticket, &mut out, &mut date, &ledger).time_out();
                 let _ = socket::send(socket, &out, false);
                 false
             }

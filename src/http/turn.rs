@@ -8,6 +8,7 @@ use super::put::Fed;
 use super::{After, Conversation, MAX_SWALLOW, Phase, Swallowing, Visit};
 use crate::buffer::{BODY_READ, MAX_INBOX, OUTBOX_FULL, Received};
 use crate::device::{Line, Refusal};
+use crate::ledger::Act;
 use crate::queue::{Next, Wait};
 use crate::sys::clock::Tick;
 use crate::sys::socket;
@@ -41,6 +42,7 @@ pub(super) struct Account {
 impl Conversation {
     /// Serves what is there; says what to wait for.
     pub(super) fn turn(&mut self, visit: &mut Visit<'_>, account: &mut Account) -> Next {
+        self.goes_on(&visit.desk.ledger);
         // What an earlier turn could not send goes first.
         match visit.desk.flush(visit.socket, &mut account.progress) {
             Ok(true) => {}
@@ -102,7 +104,7 @@ impl Conversation {
             return Ok(Input::Wait(Next::Rearm(Wait::Read)));
         }
         let before = visit.desk.inbox.bytes().len();
-        match visit.desk.inbox.receive(visit.socket, room) {
+        match visit.desk.receive(visit.socket, room) {
             Ok(Received::End) => Ok(Input::End),
             Ok(received) => {
                 account.drained = received == Received::All;
@@ -143,6 +145,7 @@ impl Conversation {
             }
             match self.request(visit) {
                 Asked::Answered => {
+                    visit.desk.ledger.answered();
                     account.replies += 1;
                     account.progress = true;
                     return Ok(Step::On);
@@ -183,6 +186,7 @@ impl Conversation {
                     visit.ticket,
                     visit.desk.outbox.buf(),
                     visit.date,
+                    &visit.desk.ledger,
                 );
                 let has_body = head.method != Method::Put
                     && !matches!(head.framing, Framing::None | Framing::Length(0));
@@ -263,6 +267,7 @@ impl Conversation {
             receiving.heard = Tick::now();
             account.progress = true;
         }
+        visit.desk.ledger.go(Act::Write);
         // An empty body is complete before a byte has come.
         let fed = receiving.feed(visit.desk.inbox.bytes());
         if let Fed::More(n) = fed {
@@ -282,6 +287,7 @@ impl Conversation {
         let outcome = match fed {
             Fed::Complete(n) => {
                 visit.desk.inbox.consume(n);
+                visit.desk.ledger.go(Act::Commit);
                 receiving.finish(&mut visit.answer())
             }
             Fed::Bad(bad) => {
@@ -304,7 +310,9 @@ impl Conversation {
             return Ok(Step::On);
         };
         let before = account.sent;
+        visit.desk.ledger.go(Act::Read);
         let sends = sending.turn(visit.socket, &mut visit.desk.outbox, &mut account.sent);
+        visit.desk.ledger.sent(account.sent - before);
         account.progress |= account.sent > before;
         Ok(match sends? {
             Sends::Done => {

@@ -6,8 +6,9 @@ mod watchdog;
 
 use crate::channel::{Channel, Message};
 use crate::scoreboard::{Scoreboard, State};
+use crate::sys::clock;
 use crate::sys::process::{self, End, Forked, Pid, Solo};
-use crate::sys::signal::{self, Inbox, Mask};
+use crate::sys::signal::{Inbox, Mask};
 use crate::sys::watch;
 use logs::Logs;
 use mio::{Poll, Token};
@@ -61,6 +62,8 @@ pub struct Children {
     places: Vec<Place>,
     scoreboard: Scoreboard,
     looked: Instant,
+    /// How long the machine had slept by then. Milliseconds.
+    suspended: u64,
     /// The master has been awake since.
     awake: Instant,
     is_surveyed: bool,
@@ -82,6 +85,7 @@ impl Children {
             places: (0..workers).map(|_| Place::default()).collect(),
             scoreboard,
             looked: Instant::now(),
+            suspended: clock::suspended_ms(),
             awake: Instant::now(),
             is_surveyed: false,
             is_shut_down: false,
@@ -295,7 +299,6 @@ impl Heir {
     pub fn settle(self, keep: &[BorrowedFd<'_>]) -> io::Result<(Channel, Inbox)> {
         let channel = self.pack(keep)?;
         let signals = Inbox::open()?;
-        signal::ignore_terminal();
         Mask::none().apply();
         Ok((channel, signals))
     }
@@ -303,7 +306,6 @@ impl Heir {
     /// The same for a child that executes the program anew: all signals stay
     /// blocked, and wait for the new image.
     pub fn pack(self, keep: &[BorrowedFd<'_>]) -> io::Result<Channel> {
-        process::new_group()?;
         let stdin = io::stdin();
         let stdout = io::stdout();
         let stderr = io::stderr();

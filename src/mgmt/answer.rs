@@ -4,6 +4,7 @@ use super::command::{Algorithm, Command, Reason, Target};
 use super::digest::{self, Job, SLICE, Slice};
 use crate::channel::Message;
 use crate::device::{Line, Refusal, Ticket};
+use crate::ledger::{Act, Ledger};
 use crate::site::Site;
 use crate::sys::socket::Peer;
 use std::fmt::Display;
@@ -34,6 +35,8 @@ pub(super) struct Answer<'a> {
     pub is_behind: bool,
     /// What this turn may still read of files. Bytes.
     pub reads: &'a mut u64,
+    /// The consumer's: what it does in the device.
+    pub ledger: &'a Ledger,
 }
 
 impl Answer<'_> {
@@ -72,16 +75,20 @@ impl Answer<'_> {
     /// Enters the device of a path. There is no reply that says "busy", and "-1"
     /// would be a lie: who was not let in in time waits again, and behind a line
     /// that is full, until the device is known to hang.
-    fn enter(&mut self, target: &Target<'_>) -> Result<Line, Refusal> {
+    fn enter(&mut self, verb: &str, target: &Target<'_>) -> Result<Line, Refusal> {
         let name = target.path.device();
-        match self.ticket.enter(&self.site.devices, self.site.nr, name) {
-            Err(Refusal::TooLate) => self.ticket.enter(&self.site.devices, self.site.nr, name),
+        let mut enter = || self.ticket.enter(&self.site.devices, self.site.nr, name);
+        let line = match enter() {
+            Err(Refusal::TooLate) => enter(),
             other => other,
-        }
+        }?;
+        self.ledger
+            .about(&[verb.as_bytes(), b" ", target.sent], Act::Open);
+        Ok(line)
     }
 
     fn size(&mut self, target: &Target<'_>) -> Did {
-        let facts = match self.enter(target) {
+        let facts = match self.enter("size", target) {
             Err(Refusal::Wait(line) | Refusal::Full(line)) => return Did::Line(line),
             Err(refused) => {
                 self.note("size", target, refused.why());
@@ -103,7 +110,7 @@ impl Answer<'_> {
     }
 
     fn digest(&mut self, algorithm: Algorithm, target: &Target<'_>, reason: Reason) -> Did {
-        let line = match self.enter(target) {
+        let line = match self.enter(algorithm.name(), target) {
             Err(Refusal::Wait(line) | Refusal::Full(line)) => return Did::Line(line),
             Err(refused) => {
                 self.note(algorithm.name(), target, refused.why());
@@ -127,7 +134,7 @@ impl Answer<'_> {
         if waits {
             return Did::Queue(Box::new(job));
         }
-        match job.slice(self.reads, self.out) {
+        match job.slice(self.reads, self.out, self.ledger) {
             Slice::Done => Did::Answered,
             Slice::More => Did::Digest(Box::new(job)),
         }

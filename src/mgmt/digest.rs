@@ -2,11 +2,13 @@
 
 use super::command::Algorithm;
 use crate::device::Line;
+use crate::ledger::{Act, Ledger};
 use crate::store::download::Download;
 use crate::sys::clock::Tick;
 use crate::sys::file::Facts;
 use md5::{Digest, Md5};
 use sha1::Sha1;
+use std::fmt;
 use std::fs::File;
 
 /// What one turn reads before others get theirs. Bytes.
@@ -75,16 +77,23 @@ impl Job {
 
     /// Reads on until `left`, which it lessens, is 0; it makes it 0 when the
     /// slice's time is over. The reply goes behind the end of `out`.
-    pub fn slice(&mut self, left: &mut u64, out: &mut Vec<u8>) -> Slice {
-        self.read(left, out, || {})
+    pub fn slice(&mut self, left: &mut u64, out: &mut Vec<u8>, ledger: &Ledger) -> Slice {
+        self.read(left, out, ledger, || {})
     }
 
     /// The same; `rest` comes after each read.
-    fn read(&mut self, left: &mut u64, out: &mut Vec<u8>, rest: impl Fn()) -> Slice {
+    fn read(
+        &mut self,
+        left: &mut u64,
+        out: &mut Vec<u8>,
+        ledger: &Ledger,
+        rest: impl Fn(),
+    ) -> Slice {
         let mut bytes = Vec::with_capacity(READ);
         let start = Tick::now();
         while *left > 0 {
             bytes.clear();
+            ledger.go(Act::Digest);
             match self.file.read_into(&mut bytes, self.offset, READ) {
                 Ok(n) => {
                     match &mut self.sum {
@@ -92,6 +101,7 @@ impl Job {
                         Sum::Sha1(sum) => sum.update(&bytes),
                     }
                     self.offset += n as u64;
+                    ledger.digested(n);
                     rest();
                     *left = left.saturating_sub(n as u64);
                     if n < READ {
@@ -115,8 +125,15 @@ impl Job {
     /// is woken wait for the next tick, so the core is offered after each read:
     /// wrk's p99 beside digests on the same core was 1.2 ms without that, and is
     /// what it is without digests, 0.3 ms (`scripts/bench-neighbours`).
-    pub fn run(&mut self, out: &mut Vec<u8>) {
-        while self.read(&mut { SLICE }, out, std::thread::yield_now) == Slice::More {}
+    pub fn run(&mut self, out: &mut Vec<u8>, ledger: &Ledger) {
+        let rest = std::thread::yield_now;
+        while self.read(&mut { SLICE }, out, ledger, rest) == Slice::More {}
+    }
+
+    /// A turn of it begins, which may not come back.
+    pub fn enters(&self, ledger: &Ledger) {
+        let name = self.algorithm.name().as_bytes();
+        ledger.about(&[name, b" ", &self.sent], Act::Digest);
     }
 
     /// The reply of one that cannot go on.
@@ -138,6 +155,13 @@ impl Job {
             Sum::Sha1(sum) => hex(&sum.clone().finalize()),
         };
         reply(self.algorithm, &self.sent, &hex, out);
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, sent) = (self.algorithm.name(), self.sent.escape_ascii());
+        write!(f, "{name} {sent}, {} bytes so far", self.offset)
     }
 }
 

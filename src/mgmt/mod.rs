@@ -11,6 +11,7 @@ mod turn;
 
 use crate::buffer::{Desk, Rest};
 use crate::device::{Line, Ticket};
+use crate::ledger::Ledger;
 use crate::queue::Next;
 use crate::site::Site;
 use crate::sys::clock::Tick;
@@ -131,10 +132,10 @@ impl Conversation {
 
     /// The digest that waits for its place, to its end. Its reply leaves in the
     /// next turn.
-    pub fn digest(&mut self) {
+    pub fn digest(&mut self, ledger: &Ledger) {
         if let Phase::Queueing(job) = &mut self.phase {
             let mut reply = Vec::new();
-            job.run(&mut reply);
+            job.run(&mut reply, ledger);
             self.phase = Phase::Answered(reply);
         }
     }
@@ -183,6 +184,18 @@ impl Conversation {
             }
             Waits::Send | Waits::Turn => true,
         }
+    }
+
+    /// What it waits for, and for how many milliseconds, for a log line.
+    pub fn tell(&self, now: Tick) -> (String, u32) {
+        let what = match (&self.phase, self.waits()) {
+            (Phase::Digesting(job) | Phase::Queueing(job), _) => format!("{job}"),
+            (_, Waits::Command) => "its next command".to_owned(),
+            (_, Waits::Line) => "the rest of a command, or its turn".to_owned(),
+            (_, Waits::Turn) => "a place in a device".to_owned(),
+            (_, Waits::Send) => "room in its socket".to_owned(),
+        };
+        (what, now.since(self.since))
     }
 
     /// A digest has its turns while its socket is writable. It holds a file, so

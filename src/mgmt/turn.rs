@@ -96,12 +96,14 @@ impl Conversation {
                     out: visit.desk.outbox.buf(),
                     is_behind,
                     reads: &mut account.reads,
+                    ledger: &visit.desk.ledger,
                 };
                 (answer.command(command), consumed)
             }
         };
         let done = |visit: &mut Visit<'_>, account: &mut Account| {
             visit.desk.inbox.consume(consumed);
+            visit.desk.ledger.answered();
             account.replies += 1;
             account.progress = true;
         };
@@ -161,7 +163,9 @@ impl Conversation {
         Ok(
             match visit.ticket.enter_again(&visit.site.devices, job.line()) {
                 Ok(()) => {
-                    if job.slice(&mut account.reads, out) == Slice::More {
+                    let ledger = &visit.desk.ledger;
+                    job.enters(ledger);
+                    if job.slice(&mut account.reads, out, ledger) == Slice::More {
                         self.phase = Phase::Digesting(job);
                     }
                     Step::On
@@ -195,7 +199,7 @@ fn input(visit: &mut Visit<'_>, account: &mut Account) -> io::Result<Step> {
     if account.drained {
         return Ok(Step::Turn(Next::Rearm(Wait::Read)));
     }
-    match visit.desk.inbox.receive(visit.socket, MAX_INBOX) {
+    match visit.desk.receive(visit.socket, MAX_INBOX) {
         Ok(Received::End) => Ok(Step::Turn(Next::Close)),
         Ok(received) => {
             account.drained = received == Received::All;

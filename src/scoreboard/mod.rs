@@ -1,14 +1,17 @@
-//! The shared page: a line of atomics per worker, one per device, one for the
-//! whole process tree, and nothing else. Workers write their own line, the
-//! elected worker those of the devices; all read all. No lock may live here: it
-//! would die with its holder.
+//! The shared page: atomics of each worker, of each device, of the whole process
+//! tree, and nothing else. Workers write their own lines, the elected worker
+//! those of the devices; all read all. No lock may live here: it would die with
+//! its holder.
 
 mod device;
+mod worker;
 
 pub use device::{Device, MAX_DEVICES, MAX_NAME, Name, Row, Util, device_id};
+pub use worker::{Counts, Slot, State};
 
 use crate::sys::clock;
 use crate::sys::memory::Shared;
+pub use crate::text::MAX_TEXT;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,20 +26,10 @@ pub const MAX_SLOTS: usize = 2 * MAX_WORKERS;
 /// A cache line. Advisory counters are relaxed.
 type Line = [AtomicU64; 8];
 
-/// The lines: workers, the tree, devices.
-type Page = [Line; MAX_SLOTS + 1 + MAX_DEVICES];
-const TREE: usize = MAX_SLOTS;
+/// The lines: several a worker, one for the tree, one a device.
+type Page = [Line; MAX_SLOTS * worker::LINES + 1 + MAX_DEVICES];
+const TREE: usize = MAX_SLOTS * worker::LINES;
 const DEVICES: usize = TREE + 1;
-
-/// What stands where in a worker's line.
-const STATE: usize = 0;
-/// Milliseconds of the monotonic clock, which all processes share.
-const HEARTBEAT: usize = 1;
-const CONNECTIONS: usize = 2;
-const BUSY: usize = 3;
-/// The worker's number and its configuration's generation.
-const WORKER: usize = 4;
-const GENERATION: usize = 5;
 
 /// What stands where in the tree's line: the elected worker (its number plus
 /// one, and its pid), and when it last made progress.
@@ -51,44 +44,8 @@ const REFRESHES: usize = 4;
 const LAYOUT: usize = 5;
 /// Consumer threads that the sidechannel has asked for; 0: as configured.
 const THREADS: usize = 6;
-
-/// Where a worker is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
-pub enum State {
-    Empty = 0,
-    /// The master is about to fork it.
-    Born = 1,
-    /// It runs: its first act.
-    Alive = 2,
-    /// It gives up the master's rights.
-    Privileges = 3,
-    /// It opens the docroots.
-    Docroots = 4,
-    /// It starts its threads.
-    Threads = 5,
-    /// It tries whether it can serve.
-    SelfTest = 6,
-    Ready = 7,
-    Draining = 8,
-}
-
-impl State {
-    const ALL: [State; 9] = [
-        State::Empty,
-        State::Born,
-        State::Alive,
-        State::Privileges,
-        State::Docroots,
-        State::Threads,
-        State::SelfTest,
-        State::Ready,
-        State::Draining,
-    ];
-}
-
-/// One worker's line.
-pub struct Slot<'a>(&'a Line);
+/// Whether another living tree of processes has our listeners too.
+const SHARED: usize = 7;
 
 /// Who is elected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,9 +78,9 @@ impl Scoreboard {
         Shared::from_fd(file).map(Scoreboard)
     }
 
-    /// The line of a worker: below [`MAX_SLOTS`].
+    /// A worker's lines; `nr` is below [`MAX_SLOTS`].
     pub fn slot(&self, nr: usize) -> Slot<'_> {
-        Slot(&self.0[..TREE][nr])
+        Slot(&self.0[..TREE].as_chunks().0[nr])
     }
 
     /// The line of device `nr`, below [`MAX_DEVICES`].
@@ -245,54 +202,16 @@ impl Scoreboard {
     pub fn threads(&self) -> usize {
         self.tree()[THREADS].load(Ordering::Acquire) as usize
     }
-}
 
-impl Slot<'_> {
-    /// A new worker takes the line: said by the master, before it forks it.
-    pub fn begin(&self, worker: usize, generation: u64) {
-        self.tick(0, 0);
-        self.0[WORKER].store(worker as u64, Ordering::Relaxed);
-        self.0[GENERATION].store(generation, Ordering::Relaxed);
-        self.set_state(State::Born);
+    /// Another living tree of processes serves our listeners too: a predecessor,
+    /// or a successor. Said by the master; who drains then leaves the listen
+    /// queues to the other.
+    pub fn set_shared(&self, shared: bool) {
+        self.tree()[SHARED].store(u64::from(shared), Ordering::Release);
     }
 
-    /// The number of the worker that has the line, and its configuration's
-    /// generation.
-    pub fn worker(&self) -> (usize, u64) {
-        (
-            self.0[WORKER].load(Ordering::Relaxed) as usize,
-            self.0[GENERATION].load(Ordering::Relaxed),
-        )
-    }
-
-    /// The worker says where it is.
-    pub fn set_state(&self, state: State) {
-        self.0[STATE].store(state as u64, Ordering::Release);
-    }
-
-    /// The housekeeper is alive, and this is what it sees.
-    pub fn tick(&self, connections: usize, busy: usize) {
-        self.0[CONNECTIONS].store(connections as u64, Ordering::Relaxed);
-        self.0[BUSY].store(busy as u64, Ordering::Relaxed);
-        self.0[HEARTBEAT].store(clock::monotonic_ms(), Ordering::Release);
-    }
-
-    /// Milliseconds since the last tick.
-    pub fn silent_for(&self) -> u64 {
-        clock::monotonic_ms().saturating_sub(self.0[HEARTBEAT].load(Ordering::Acquire))
-    }
-
-    /// Where the worker last said it was.
-    pub fn state(&self) -> State {
-        let state = self.0[STATE].load(Ordering::Acquire) as usize;
-        State::ALL.get(state).copied().unwrap_or(State::Empty)
-    }
-
-    /// Connections at the last tick, and consumers that were serving one.
-    pub fn load(&self) -> (u64, u64) {
-        (
-            self.0[CONNECTIONS].load(Ordering::Relaxed),
-            self.0[BUSY].load(Ordering::Relaxed),
-        )
+    /// See [`Scoreboard::set_shared`].
+    pub fn is_shared(&self) -> bool {
+        self.tree()[SHARED].load(Ordering::Acquire) != 0
     }
 }

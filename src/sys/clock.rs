@@ -8,6 +8,12 @@ const MONOTONIC_COARSE: libc::clockid_t = libc::CLOCK_MONOTONIC_COARSE;
 const MONOTONIC_COARSE: libc::clockid_t = libc::CLOCK_MONOTONIC_FAST;
 
 #[cfg(target_os = "linux")]
+const BOOTTIME: libc::clockid_t = libc::CLOCK_BOOTTIME;
+/// Its monotonic clock is the one that stands still, if any does.
+#[cfg(target_os = "freebsd")]
+const BOOTTIME: libc::clockid_t = libc::CLOCK_MONOTONIC;
+
+#[cfg(target_os = "linux")]
 const REALTIME_COARSE: libc::clockid_t = libc::CLOCK_REALTIME_COARSE;
 #[cfg(target_os = "freebsd")]
 const REALTIME_COARSE: libc::clockid_t = libc::CLOCK_REALTIME_FAST;
@@ -36,6 +42,22 @@ impl Tick {
         Tick((now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32)
     }
 
+    /// The same moment as [`monotonic_ns`] gave it, or a tick later than
+    /// [`Tick::now`] would have.
+    pub fn of_ns(ns: u64) -> Tick {
+        Tick((ns / 1_000_000) as u32)
+    }
+
+    /// For a place among other bits.
+    pub fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// See [`Tick::to_bits`].
+    pub fn from_bits(bits: u32) -> Tick {
+        Tick(bits)
+    }
+
     /// Milliseconds from `earlier` to this moment, for spans below 24 days;
     /// 0 when `earlier` is not earlier (another thread's clock may be a tick
     /// ahead).
@@ -55,6 +77,20 @@ pub fn monotonic_ns() -> u64 {
 /// machine, so the scoreboard can carry it.
 pub fn monotonic_ms() -> u64 {
     monotonic_ns() / 1_000_000
+}
+
+/// How long the machine has been suspended since it was booted, in
+/// milliseconds, good to one of them: a difference between two looks is
+/// evidence that clocks and processes stood still between them. Always 0 where
+/// the system does not tell (FreeBSD).
+pub fn suspended_ms() -> u64 {
+    let ns = |clock| {
+        let now = get(clock);
+        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    };
+    // In this order: what passes between the two calls is not counted.
+    let booted = ns(BOOTTIME);
+    booted.saturating_sub(ns(libc::CLOCK_MONOTONIC)) / 1_000_000
 }
 
 /// Seconds since the epoch, without a system call.

@@ -98,12 +98,14 @@ pub fn new_session() -> io::Result<()> {
     Ok(())
 }
 
-/// A process group of this process alone: what a terminal says to its
-/// foreground reaches it no more.
-pub fn new_group() -> io::Result<()> {
-    // SAFETY: no pointers; 0 and 0 are this process.
-    check(unsafe { libc::setpgid(0, 0) })?;
-    Ok(())
+/// A process group of this process alone, which it may be already.
+pub fn lead_group() -> io::Result<()> {
+    // SAFETY: no pointers; 0 is this process.
+    match check(unsafe { libc::setpgid(0, 0) }) {
+        // The leader of a session: its group is its own.
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 /// From now on this process is the parent of whoever loses his own among its

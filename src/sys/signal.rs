@@ -96,6 +96,20 @@ fn errno_place() -> *mut libc::c_int {
     unsafe { libc::__error() }
 }
 
+/// From now on this process, a worker, takes no notice of what only a master
+/// understands. Ignored and not handled: a line on a terminal that stops who
+/// writes from the background (SIGTTOU) goes through then.
+pub fn ignore_but_stops() -> io::Result<()> {
+    for signal in [Signal::Hup, Signal::Usr2, Signal::Ttin, Signal::Ttou] {
+        // SAFETY: no handler of ours, which could be unsafe.
+        let before = unsafe { libc::signal(signal.number(), libc::SIG_IGN) };
+        if before == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Installs `handler`, without SA_RESTART: a restarted accept4 stays blocked.
 fn handle(signal: i32, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
     // SAFETY: a struct of integers and a handler; zero is the empty mask.
@@ -105,16 +119,6 @@ fn handle(signal: i32, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
     // async-signal-safe.
     check(unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) })?;
     Ok(())
-}
-
-/// This process has no terminal to ask for: with the signal ignored, what it
-/// writes from the background (`stty tostop`) is written, and with a handler
-/// write(2) would return EINTR for ever. Call it after [`Inbox::open`].
-pub fn ignore_terminal() {
-    for signal in [libc::SIGTTIN, libc::SIGTTOU] {
-        // SAFETY: the disposition of a signal that exists; it cannot fail.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
-    }
 }
 
 /// Where this process reads its signals: a self-pipe to wait on, and bits.

@@ -1,6 +1,7 @@
 //! Threads: who they are, what they do, and how urgent it is.
 
 use std::ffi::CStr;
+use std::fmt;
 
 /// A thread of this process.
 #[derive(Clone, Copy, Debug)]
@@ -20,8 +21,91 @@ impl Thread {
     /// Whether it runs, or only waits for a core to do so: nothing in the
     /// kernel holds it.
     pub fn is_running(self) -> bool {
-        let stat = format!("/proc/self/task/{}/stat", self.0);
-        state(&std::fs::read_to_string(stat).unwrap_or_default()) == Some('R')
+        state(&self.file("stat")) == Some('R')
+    }
+
+    /// Where in the kernel it is, as far as that is told: the system call, what
+    /// it waits in, and for root the way there.
+    pub fn held_by(self) -> String {
+        let call = self.file("syscall");
+        let call = match call.split(' ').next().map(str::trim_end) {
+            None | Some("") => "an unknown system call".to_owned(),
+            Some("-1") => "no system call".to_owned(),
+            Some("running") => return "it runs".to_owned(),
+            Some(number) => match number.parse().ok().and_then(name_of_call) {
+                Some(name) => name.to_owned(),
+                None => format!("system call {number}"),
+            },
+        };
+        // "0": nothing, or not to be told.
+        let channel = self.file("wchan");
+        let channel = match channel.trim_end() {
+            "" | "0" => String::new(),
+            channel => format!(", waits in {channel}"),
+        };
+        let stack = self.file("stack");
+        let frames: Vec<&str> = stack.lines().filter_map(frame).take(FRAMES).collect();
+        let stack = match &frames[..] {
+            [] => String::new(),
+            frames => format!(", stack {}", frames.join(" < ")),
+        };
+        format!("{call}{channel}{stack}")
+    }
+
+    fn file(self, name: &str) -> String {
+        let path = format!("/proc/self/task/{}/{name}", self.0);
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+}
+
+/// Of a kernel stack so many frames are told.
+#[cfg(target_os = "linux")]
+const FRAMES: usize = 6;
+
+/// `[<0>] folio_wait_bit_common+0x13b/0x330`: proc_pid_stack(5).
+#[cfg(target_os = "linux")]
+fn frame(line: &str) -> Option<&str> {
+    line.split_once("] ")?.1.split(['+', ' ']).next()
+}
+
+/// The calls that a consumer makes.
+#[cfg(target_os = "linux")]
+fn name_of_call(number: libc::c_long) -> Option<&'static str> {
+    let known = [
+        (libc::SYS_openat, "openat"),
+        (libc::SYS_openat2, "openat2"),
+        (libc::SYS_close, "close"),
+        (libc::SYS_read, "read"),
+        (libc::SYS_pread64, "pread64"),
+        (libc::SYS_sendfile, "sendfile"),
+        (libc::SYS_write, "write"),
+        (libc::SYS_pwrite64, "pwrite64"),
+        (libc::SYS_sendto, "sendto"),
+        (libc::SYS_fallocate, "fallocate"),
+        (libc::SYS_ftruncate, "ftruncate"),
+        (libc::SYS_fsync, "fsync"),
+        (libc::SYS_fdatasync, "fdatasync"),
+        (libc::SYS_syncfs, "syncfs"),
+        (libc::SYS_linkat, "linkat"),
+        (libc::SYS_renameat2, "renameat2"),
+        (libc::SYS_unlinkat, "unlinkat"),
+        (libc::SYS_mkdirat, "mkdirat"),
+        (libc::SYS_statx, "statx"),
+        (libc::SYS_fstat, "fstat"),
+        (libc::SYS_statfs, "statfs"),
+        (libc::SYS_getdents64, "getdents64"),
+        (libc::SYS_futex, "futex"),
+        (libc::SYS_clock_nanosleep, "clock_nanosleep"),
+    ];
+    known
+        .into_iter()
+        .find_map(|(call, name)| (call == number).then_some(name))
+}
+
+#[cfg(target_os = "linux")]
+impl fmt::Display for Thread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "thread {}", self.0)
     }
 }
 
@@ -36,6 +120,18 @@ impl Thread {
     /// See the Linux twin.
     pub fn is_running(self) -> bool {
         false
+    }
+
+    /// See the Linux twin.
+    pub fn held_by(self) -> String {
+        "nobody tells by what".to_owned()
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl fmt::Display for Thread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a thread")
     }
 }
 
@@ -101,6 +197,30 @@ mod tests {
         assert!(Thread::this().is_running());
         let ended = std::thread::spawn(Thread::this).join().unwrap();
         assert!(!ended.is_running());
+    }
+
+    #[test]
+    fn what_holds_a_thread() {
+        let (give, take) = std::sync::mpsc::channel();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let held = std::thread::spawn(move || {
+            give.send(Thread::this()).unwrap();
+            let _ = stopped.recv();
+        });
+        let thread = take.recv().unwrap();
+        while !thread.held_by().starts_with("futex") {
+            std::thread::yield_now();
+        }
+        drop(stop);
+        held.join().unwrap();
+        assert_eq!(thread.held_by(), "an unknown system call");
+    }
+
+    #[test]
+    fn frames_of_a_stack() {
+        let line = "[<0>] folio_wait_bit_common+0x13b/0x330";
+        assert_eq!(frame(line), Some("folio_wait_bit_common"));
+        assert_eq!(frame(""), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::watchers::Watchers;
 use crate::buffer::Desk;
 use crate::device::Devices;
 use crate::http::response::Date;
+use crate::ledger::{Act, Ledger, Totals};
 use crate::mgmt::Detached;
 use crate::queue::{Next, Queue, Turn, Woken};
 use crate::site::Site;
@@ -42,13 +43,14 @@ struct Pace {
 }
 
 impl Pace {
-    /// A turn begins.
-    fn turn(&mut self) {
+    /// A turn begins: now, in nanoseconds.
+    fn turn(&mut self) -> u64 {
         let now = clock::monotonic_ns();
         if now - self.last > PAUSE {
             self.since = now;
         }
         self.last = now;
+        now
     }
 
     /// The turn is over: others' turn to run?
@@ -83,7 +85,10 @@ impl Work {
         let next = turn.step(site, desk, date);
         match next {
             // It keeps its pass: what it drops may be on a disk.
-            Next::Close => self.queue.close(turn),
+            Next::Close => {
+                desk.ledger.go(Act::Close);
+                self.queue.close(turn);
+            }
             Next::Rearm(wait) => {
                 turn.ticket().leave();
                 if let Err(e) = self.queue.rearm(turn, wait) {
@@ -126,11 +131,19 @@ impl Size {
     }
 }
 
+/// A consumer.
+struct Member {
+    thread: JoinHandle<()>,
+    ledger: Arc<Ledger>,
+}
+
 /// The consumers of one worker.
 pub struct Pool {
     work: Work,
     size: Arc<Size>,
-    threads: Vec<JoinHandle<()>>,
+    members: Vec<Member>,
+    /// What those who have left had counted.
+    left: Totals,
     /// The next one's number, for its name.
     next: usize,
 }
@@ -142,7 +155,8 @@ impl Pool {
         let mut pool = Pool {
             work: work.clone(),
             size: Arc::default(),
-            threads: Vec::with_capacity(wanted),
+            members: Vec::with_capacity(wanted),
+            left: Totals::default(),
             next: 0,
         };
         pool.resize(wanted)?;
@@ -154,7 +168,10 @@ impl Pool {
     pub fn resize(&mut self, wanted: usize) -> io::Result<()> {
         let wanted = wanted.max(1);
         self.size.wanted.store(wanted, Ordering::Relaxed);
-        self.threads.retain(|thread| !thread.is_finished());
+        let gone = |member: &mut Member| member.thread.is_finished();
+        for member in self.members.extract_if(.., gone) {
+            self.left.add(member.ledger.totals());
+        }
         while self.len() < wanted {
             self.size.running.fetch_add(1, Ordering::AcqRel);
             if let Err(e) = self.add() {
@@ -172,14 +189,16 @@ impl Pool {
 
     fn add(&mut self) -> io::Result<()> {
         let (work, size, nr) = (self.work.clone(), Arc::clone(&self.size), self.next);
+        let ledger = Arc::new(Ledger::new(nr));
+        let theirs = Arc::clone(&ledger);
         let thread = std::thread::Builder::new()
             .name(format!("con:{nr}"))
             .spawn(move || {
                 Mask::all().apply();
-                run(&work, &size);
+                run(&work, &size, theirs);
             })?;
         self.next += 1;
-        self.threads.push(thread);
+        self.members.push(Member { thread, ledger });
         Ok(())
     }
 
@@ -198,12 +217,27 @@ impl Pool {
         self.len() == 0
     }
 
+    /// The ledgers of those who run.
+    pub fn ledgers(&self) -> Vec<&Arc<Ledger>> {
+        let running = self.members.iter().filter(|m| !m.thread.is_finished());
+        running.map(|member| &member.ledger).collect()
+    }
+
+    /// What all have counted, those who have left as well.
+    pub fn totals(&self) -> Totals {
+        let mut sum = self.left;
+        for member in &self.members {
+            sum.add(member.ledger.totals());
+        }
+        sum
+    }
+
     /// Poisons the queue and waits until the last consumer has left it. Parked
     /// clients stay where they are.
     pub fn stop(self) -> io::Result<()> {
         let queue = &self.work.queue;
         queue.poison()?;
-        for thread in self.threads {
+        for Member { thread, .. } in self.members {
             while !thread.is_finished() {
                 std::thread::park_timeout(POISON_AGAIN / 10);
                 queue.poison()?;
@@ -215,8 +249,9 @@ impl Pool {
     }
 }
 
-fn run(work: &Work, size: &Size) {
-    let mut desk = Desk::new();
+fn run(work: &Work, size: &Size, ledger: Arc<Ledger>) {
+    ledger.take();
+    let mut desk = Desk::new(ledger);
     let mut date = Date::new();
     let mut pace = Pace::default();
     loop {
@@ -229,11 +264,12 @@ fn run(work: &Work, size: &Size) {
                 std::process::abort();
             }
         };
-        pace.turn();
+        desk.ledger.begin(pace.turn());
         work.gate.begin();
         turn.place().served();
         work.serve(turn, &mut desk, &mut date);
         work.gate.end();
+        desk.ledger.end();
         if size.is_surplus() {
             return;
         }

@@ -5,6 +5,7 @@
 //! worker that dies. Each runs to its end in its thread.
 
 use super::Connection;
+use crate::ledger::{Ledger, Totals};
 use crate::queue::{Queue, Turn, Wait};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::thread;
@@ -33,6 +34,8 @@ struct Shared {
     /// Where the lock files are.
     run: PathBuf,
     lines: Mutex<Lines>,
+    /// Of all threads: the bytes that they have read.
+    ledger: Ledger,
     /// It was said that there are no lock files.
     told: AtomicBool,
 }
@@ -60,6 +63,7 @@ impl Fsck {
             queue,
             run,
             lines: Mutex::new(Lines::default()),
+            ledger: Ledger::default(),
             told: AtomicBool::new(false),
         }))
     }
@@ -88,6 +92,16 @@ impl Fsck {
         }
         drop(lines);
         left.into_iter().for_each(|turn| self.in_turns(turn));
+    }
+
+    /// Filesystems for which somebody has waited.
+    pub fn count(&self) -> usize {
+        self.0.lines.lock().all.len()
+    }
+
+    /// What they have read.
+    pub fn totals(&self) -> Totals {
+        self.0.ledger.totals()
     }
 
     /// A worker that stops has no time for priorities: who waits does so no
@@ -178,7 +192,7 @@ impl Fsck {
             turn
         };
         if let Some(mut turn) = turn {
-            turn.digest();
+            turn.digest(&self.0.ledger);
             self.give_back(turn);
         }
     }

@@ -4,6 +4,7 @@
 use super::{DRAIN_TICK, Stop, WORD_COMES};
 use crate::channel::{Channel, Message};
 use crate::config::Timeouts;
+use crate::scoreboard::Scoreboard;
 use crate::sys::signal::{Inbox, Signal};
 use crate::sys::watch;
 use mio::{Events, Poll, Token};
@@ -22,12 +23,25 @@ const SHORTEST_TICK: Duration = Duration::from_millis(10);
 /// A timeout is noticed within this part of itself.
 const TICKS_PER_TIMEOUT: u32 = 4;
 
+/// What was said meanwhile.
+struct Heard {
+    by_signal: Option<Stop>,
+    by_master: Option<Stop>,
+}
+
+impl Heard {
+    fn gravest(self) -> Option<Stop> {
+        self.by_signal.max(self.by_master)
+    }
+}
+
 /// See the module.
 pub struct Housekeeper {
     poll: Poll,
     events: Events,
     channel: Arc<Channel>,
     signals: Inbox,
+    board: Scoreboard,
     /// The master wants the lease to go to another worker.
     resign: bool,
     tick: Duration,
@@ -37,6 +51,7 @@ impl Housekeeper {
     pub fn new(
         channel: Arc<Channel>,
         signals: Inbox,
+        board: Scoreboard,
         timeouts: &Timeouts,
     ) -> io::Result<Housekeeper> {
         let poll = Poll::new()?;
@@ -57,6 +72,7 @@ impl Housekeeper {
             events: Events::with_capacity(4),
             channel,
             signals,
+            board,
             resign: false,
             tick: (shortest / TICKS_PER_TIMEOUT).clamp(SHORTEST_TICK, LONGEST_TICK),
         })
@@ -79,11 +95,15 @@ impl Housekeeper {
             let due = super::after(self.tick);
             loop {
                 match self.listen(due)? {
-                    Some(alone @ Stop::Graceful { last: false }) => {
-                        return self.hear_the_master(alone);
+                    Heard {
+                        by_signal: Some(alone @ Stop::Graceful { .. }),
+                        by_master: None,
+                    } => return self.hear_the_master(alone),
+                    heard => {
+                        if let Some(stop) = heard.gravest() {
+                            return Ok(stop);
+                        }
                     }
-                    Some(stop) => return Ok(stop),
-                    None => {}
                 }
                 if Instant::now() >= due {
                     break;
@@ -99,7 +119,8 @@ impl Housekeeper {
     /// as the master, and that passes it on.
     pub fn wait_until(&mut self, mut done: impl FnMut() -> bool) -> io::Result<bool> {
         while !done() {
-            if self.listen(super::after(DRAIN_TICK))? == Some(Stop::Fast) {
+            let heard = self.listen(super::after(DRAIN_TICK))?;
+            if heard.gravest() == Some(Stop::Fast) {
                 return Ok(true);
             }
         }
@@ -107,7 +128,7 @@ impl Housekeeper {
     }
 
     /// Waits for a word until `due`.
-    fn listen(&mut self, due: Instant) -> io::Result<Option<Stop>> {
+    fn listen(&mut self, due: Instant) -> io::Result<Heard> {
         let left = due.saturating_duration_since(Instant::now());
         match self.poll.poll(&mut self.events, Some(left)) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -120,11 +141,11 @@ impl Housekeeper {
                 _ => signals = true,
             }
         }
-        // Events come once, so all that has come is read, and the gravest word
-        // of it counts.
-        let by_signal = if signals { self.read_signals() } else { None };
-        let by_master = if master { self.read_channel()? } else { None };
-        Ok(by_signal.max(by_master))
+        // Events come once, so all that has come is read.
+        Ok(Heard {
+            by_signal: if signals { self.read_signals() } else { None },
+            by_master: if master { self.read_channel()? } else { None },
+        })
     }
 
     /// A signal has told this worker to stop, alone as it seems. If it was sent
@@ -132,7 +153,7 @@ impl Housekeeper {
     fn hear_the_master(&mut self, alone: Stop) -> io::Result<Stop> {
         let due = super::after(WORD_COMES);
         while Instant::now() < due {
-            if let Some(stop) = self.listen(due)? {
+            if let Some(stop) = self.listen(due)?.gravest() {
                 return Ok(stop.max(alone));
             }
         }
@@ -161,8 +182,10 @@ impl Housekeeper {
                 Ok(None) => {
                     log::error!("the master has gone: this worker drains and ends");
                     watch::forget(self.poll.registry(), self.channel.as_fd())?;
-                    // Other workers drain too, but none can know who is last.
-                    return Ok(gravest.max(Some(Stop::Graceful { last: true })));
+                    // Other workers drain too, but none can know who is last;
+                    // unless another tree serves on.
+                    let last = !self.board.is_shared();
+                    return Ok(gravest.max(Some(Stop::Graceful { last })));
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(gravest),
                 Err(e) => return Err(e),

@@ -12,7 +12,7 @@ use crate::log::{destinations, ears, set_destinations, set_ears};
 use crate::scoreboard::{MAX_SLOTS, Scoreboard};
 use crate::sys::exec::{self, Program};
 use crate::sys::process::{self, Solo};
-use crate::sys::signal::{self, Inbox, Mask};
+use crate::sys::signal::{Inbox, Mask};
 use crate::sys::{memory, socket, thread};
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt::Display;
@@ -228,7 +228,6 @@ impl Given {
             return Err(io::Error::other("the master's configuration is refused"));
         };
         let signals = Inbox::open()?;
-        signal::ignore_terminal();
         Mask::none().apply();
         Ok(Start {
             nr: self.nr,

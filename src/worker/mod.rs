@@ -1,12 +1,17 @@
 //! One forked process: start the threads, wait for the word, drain.
 
 pub mod acceptor;
+mod account;
 pub mod consumer;
 pub mod fsck;
 pub mod gate;
 pub mod housekeeper;
 pub mod image;
+mod patience;
 pub mod privileges;
+mod room;
+mod selftest;
+mod stuck;
 pub mod watchers;
 
 use crate::channel::{Channel, Message};
@@ -14,6 +19,7 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::device::Devices;
 use crate::health;
+use crate::ledger::Totals;
 use crate::queue::Queue;
 use crate::scoreboard::{Scoreboard, Slot, State};
 use crate::site::Site;
@@ -28,29 +34,19 @@ use consumer::{Pool, Work};
 use fsck::Fsck;
 use gate::Gate;
 use housekeeper::Housekeeper;
+use patience::Patience;
 use privileges::Privileges;
+use room::Room;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
+use stuck::Stuck;
 use watchers::Watchers;
 
 /// A client and its place among this worker's connections.
 pub type Connection = Client<gate::Place>;
-
-/// Descriptors that a connection can hold: its socket, and the file that it
-/// sends or receives.
-const PER_CONNECTION: usize = 2;
-
-/// Descriptors that a consumer needs for a moment: a directory and a temporary
-/// name of an upload that becomes visible.
-const PER_TURN: usize = 2;
-
-/// Turns of that kind that are counted on at the same time, at most: where
-/// descriptors are so few that this matters, a 503 in place of a reply does
-/// less harm than a connection that is not accepted.
-const TURNS: usize = 4;
 
 /// What the master gives to a new worker.
 pub struct Start {
@@ -87,16 +83,20 @@ pub struct Crew {
     pool: Pool,
     /// Consumers as configured, or as the sidechannel wants them.
     consumers: usize,
+    stuck: Stuck,
+    /// All consumers are, for so many milliseconds.
+    stuck_for: Option<u32>,
+    /// What was counted before there were clients.
+    tare: Totals,
     /// Takes the listeners' place when the acceptors are stopped.
     dead: Option<OwnedFd>,
 }
 
 impl Crew {
-    /// Starts consumers first, then acceptors: who is accepted is served.
+    /// Starts the consumers; nobody is accepted yet.
     pub fn start(
         sites: Vec<Site>,
         devices: Arc<Devices>,
-        doors: Vec<Door>,
         run: PathBuf,
         consumers: usize,
         connections: usize,
@@ -111,21 +111,30 @@ impl Crew {
             fsck: Fsck::new(Arc::clone(&queue), run),
             queue,
         };
-        let pool = Pool::start(consumers, &work)?;
+        Ok(Crew {
+            pool: Pool::start(consumers, &work)?,
+            work,
+            acceptors: Vec::new(),
+            consumers,
+            stuck: Stuck::default(),
+            stuck_for: None,
+            tare: Totals::default(),
+            dead: None,
+        })
+    }
+
+    /// Starts the acceptors: who is accepted is served.
+    pub fn open(&mut self, doors: Vec<Door>) -> io::Result<()> {
+        self.tare = self.totals();
+        let work = &self.work;
         let ready = Arc::new(Barrier::new(doors.len() + 1));
-        let acceptors = doors
+        self.acceptors = doors
             .into_iter()
             .enumerate()
             .map(|(nr, door)| Acceptor::start(nr, door, &work.gate, &work.queue, &ready))
             .collect::<io::Result<_>>()?;
         ready.wait();
-        Ok(Crew {
-            work,
-            acceptors,
-            pool,
-            consumers,
-            dead: None,
-        })
+        Ok(())
     }
 
     /// The sidechannel wants another number of consumers.
@@ -146,6 +155,7 @@ impl Crew {
                 log::error!("consumers: pthread_create: {e}");
             }
         }
+        self.stuck_for = self.stuck.look(now, &self.pool.ledgers());
     }
 
     /// The sweep over parked clients: who has waited too long goes.
@@ -160,11 +170,6 @@ impl Crew {
             .queue
             .retain(|client| client.may_stay(now, &sites[client.site()]));
         self.work.deliver_calls();
-    }
-
-    /// Connections, and busy consumers.
-    pub fn load(&self) -> (usize, usize) {
-        self.work.gate.load()
     }
 
     /// The graceful stop begins: acceptors leave, replies are their
@@ -226,7 +231,8 @@ pub fn run(start: Start) -> i32 {
         Ok(()) => 0,
         Err(e) => {
             log::error!("worker {nr}: {e}");
-            scoreboard.slot(slot).set_state(State::Empty);
+            // Its phase stays on the scoreboard: the master tells it.
+            scoreboard.slot(slot).set_last_error(&e.to_string());
             1
         }
     }
@@ -236,7 +242,11 @@ fn live(start: Start) -> io::Result<()> {
     let named = |what: &'static str| move |e: io::Error| io::Error::other(format!("{what}: {e}"));
     let config = &start.config;
     let slot = start.scoreboard.slot(start.slot);
+    slot.enter(std::process::id());
     entitle(&slot, ", starting");
+    // A terminal's signals are the master's, who passes them on.
+    process::lead_group().map_err(named("setpgid"))?;
+    signal::ignore_but_stops().map_err(named("signals"))?;
     slot.set_state(State::Privileges);
     start.privileges.take()?;
     let channel = Arc::new(start.channel);
@@ -245,6 +255,7 @@ fn live(start: Start) -> io::Result<()> {
         config.sites.len(),
         start.scoreboard.clone(),
     );
+    slot.set_state(State::Docroots);
     let sites = config
         .sites
         .iter()
@@ -273,25 +284,28 @@ fn live(start: Start) -> io::Result<()> {
         );
     }
     process::grow_descriptor_table(channel.as_fd(), room.descriptors(connections));
-    let mut housekeeper = Housekeeper::new(Arc::clone(&channel), start.signals, &config.timeouts)
-        .map_err(named("the housekeeper's loop"))?;
+    slot.set_state(State::Threads);
+    let board = start.scoreboard.clone();
+    let mut housekeeper =
+        Housekeeper::new(Arc::clone(&channel), start.signals, board, &config.timeouts)
+            .map_err(named("the housekeeper's loop"))?;
     // Threads inherit the mask: signals are the housekeeper's, that is ours.
     let ours = Mask::all().apply();
-    let crew = Crew::start(
-        sites,
-        devices,
-        start.doors,
-        start.run.clone(),
-        start.consumers,
-        connections,
-    )
-    .map_err(named("starting threads"));
+    let docroots: Vec<PathBuf> = config.sites.iter().map(|s| s.docroot.clone()).collect();
+    let run = start.run.clone();
+    let crew = Crew::start(sites, devices, run, start.consumers, connections)
+        .map_err(named("starting threads"))
+        .and_then(|mut crew| {
+            slot.set_state(State::SelfTest);
+            selftest::run(&crew.work, &docroots, &start.scoreboard)?;
+            crew.open(start.doors).map_err(named("starting threads"))?;
+            Ok(crew)
+        });
     // Nobody waits for it: where a disk hangs, so does this thread alone.
-    let swept: Vec<PathBuf> = config.sites.iter().map(|s| s.docroot.clone()).collect();
     let sweeper = std::thread::Builder::new()
         .name("sweep".to_owned())
         .spawn(move || {
-            swept.iter().for_each(|docroot| sweep(docroot));
+            docroots.iter().for_each(|docroot| sweep(docroot));
         });
     ours.apply();
     if let Err(e) = sweeper {
@@ -326,8 +340,7 @@ fn live(start: Start) -> io::Result<()> {
             crew.set_consumers(threads.div_ceil(workers));
         }
         crew.sweep();
-        let (connections, busy) = crew.load();
-        slot.tick(connections, busy);
+        crew.report(&slot);
     })?;
     // First of all: another worker looks after the devices while this one drains.
     elected.resign();
@@ -338,13 +351,20 @@ fn live(start: Start) -> io::Result<()> {
     entitle(&slot, ", draining");
     thread::name_thread(c"draining");
     crew.begin_drain(last)?;
+    let limit = config.supervision.graceful;
+    let mut patience = Patience::new(limit, crew.progress());
+    let mut is_over = false;
     let fast = housekeeper.wait_until(|| {
         crew.sweep();
-        let (connections, busy) = crew.load();
-        slot.tick(connections, busy);
-        crew.is_drained()
+        crew.report(&slot);
+        is_over = patience.is_over(crew.progress());
+        is_over || crew.is_drained()
     })?;
     if fast {
+        return Ok(());
+    }
+    if is_over && !crew.is_drained() {
+        crew.say_survivors(limit.unwrap_or_default());
         return Ok(());
     }
     crew.stop(last)
@@ -354,39 +374,6 @@ fn live(start: Start) -> io::Result<()> {
 fn entitle(slot: &Slot<'_>, what: &str) {
     let (nr, generation) = slot.worker();
     title::set(&format!("rmogstored: worker {nr}, gen {generation}{what}"));
-}
-
-/// What RLIMIT_NOFILE leaves for connections.
-struct Room {
-    /// Descriptors that the worker and its threads need themselves.
-    own: usize,
-    limit: usize,
-}
-
-impl Room {
-    /// `fixed`: listeners, and a docroot a site.
-    fn find(fixed: usize, consumers: usize) -> io::Result<Room> {
-        /// 0, 1, 2; channel; two of the self-pipe; the
-        /// housekeeper's loop; the queue and its poison; two of the watchers'
-        /// loop; the lock file of the election, where its
-        /// thread has no table of its own; one to spare.
-        const OWN: usize = 13;
-        let (soft, _) = process::descriptor_limits()?;
-        Ok(Room {
-            own: OWN + fixed + PER_TURN * consumers.min(TURNS),
-            limit: usize::try_from(soft).unwrap_or(usize::MAX),
-        })
-    }
-
-    /// One at least: without any there would be no worker.
-    fn connections(&self) -> usize {
-        (self.limit.saturating_sub(self.own) / PER_CONNECTION).max(1)
-    }
-
-    /// What that many connections need in all.
-    fn descriptors(&self, connections: usize) -> u64 {
-        (self.own + PER_CONNECTION * connections).min(self.limit) as u64
-    }
 }
 
 /// When one worker has been told to stop, by the master or by a signal to the

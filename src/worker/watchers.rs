@@ -71,6 +71,11 @@ impl Watchers {
         }
     }
 
+    /// Whether anybody has watched.
+    pub fn is_started(&self) -> bool {
+        self.desk.lock().is_some()
+    }
+
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }

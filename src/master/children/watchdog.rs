@@ -3,6 +3,7 @@
 
 use super::{Children, Worker};
 use crate::channel::Message;
+use crate::sys::clock;
 use crate::sys::process;
 use std::time::{Duration, Instant};
 
@@ -27,12 +28,20 @@ const BURIED_ALIVE: Duration = Duration::from_secs(2);
 /// master itself (SIGSTOP, a suspended machine): nobody is judged by it.
 const PAUSED: Duration = Duration::from_secs(10);
 
+/// A suspension of the machine that took longer than this is one, too: the
+/// clocks that tell it are not read at the same moment. Milliseconds.
+const SLEPT_MS: u64 = 100;
+
 impl Children {
     /// SIGKILL to those whose housekeeper hangs.
     pub fn kill_silent(&mut self) {
         let round = self.looked.elapsed();
         self.looked = Instant::now();
-        if round > PAUSED {
+        let suspended = clock::suspended_ms();
+        let slept = suspended.saturating_sub(self.suspended);
+        self.suspended = suspended;
+        // The monotonic clock stands still while the machine sleeps.
+        if round > PAUSED || slept > SLEPT_MS {
             // The workers may have been stopped as well, and may get their
             // processor later than we do.
             self.awake = self.looked;
