@@ -336,7 +336,7 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-fn readable_tempdir() -> TempDir {
+pub(super) fn readable_tempdir() -> TempDir {
     let dir = tempfile::Builder::new()
         .prefix("rmogstored-test-")
         .tempdir()
@@ -393,13 +393,13 @@ impl Listener {
 }
 
 /// What the server wrote to stderr, line by line, while it runs.
-struct Log {
+pub(super) struct Log {
     shared: Arc<(Mutex<Vec<String>>, Condvar)>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Log {
-    fn follow(stderr: impl Read + Send + 'static) -> Log {
+    pub(super) fn follow(stderr: impl Read + Send + 'static) -> Log {
         let shared = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
         let theirs = Arc::clone(&shared);
         let reader = std::thread::spawn(move || {
@@ -418,12 +418,12 @@ impl Log {
         }
     }
 
-    fn lines(&self) -> Vec<String> {
+    pub(super) fn lines(&self) -> Vec<String> {
         self.shared.0.lock().unwrap().clone()
     }
 
     /// Waits for the first line from `skip` on that `wanted` likes.
-    fn wait(
+    pub(super) fn wait(
         &self,
         skip: usize,
         deadline: Duration,
@@ -441,7 +441,7 @@ impl Log {
     }
 
     /// Waits until every process that holds the pipe has gone, so that no line is missing.
-    fn join(&mut self) {
+    pub(super) fn join(&mut self) {
         let Some(reader) = self.reader.take() else {
             return;
         };

@@ -4,6 +4,7 @@
 //! Those that measure or load the machine take `alone` first, so that they do not measure each other.
 
 mod balance;
+mod chaos;
 mod crowd;
 mod cycles;
 mod dead_device;
@@ -14,12 +15,18 @@ mod disk;
 mod durability;
 pub mod facts;
 mod fallback;
+mod handback;
 mod hang;
+mod ladder;
 mod nginx;
 mod real_disk;
+mod reload;
+mod rollback;
+mod signals;
 mod slow;
 mod stop;
 pub mod traffic;
+mod upgrade;
 mod upload_kill;
 mod wrk;
 
