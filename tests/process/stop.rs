@@ -312,6 +312,30 @@ fn a_second_signal_or_int_stops_at_once() {
     }
 }
 
+/// Log rotation sends HUP or USR1, a terminal WINCH and HUP, an upgrade USR2: whoever gets one serves on.
+#[test]
+fn signals_without_a_meaning_change_nothing() {
+    let mut server = Server::builder().workers(1).start();
+    let worker = server.worker_pids();
+    for number in [
+        libc::SIGHUP,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+        libc::SIGWINCH,
+        libc::SIGPIPE,
+    ] {
+        server.signal(number);
+        signal(worker[0], number);
+    }
+    server.write("dev1/file", "content");
+    for _ in 0..20 {
+        assert_eq!(server.conn().get("/dev1/file").status, 200);
+    }
+    assert_eq!(server.worker_pids(), worker);
+    server.signal(libc::SIGQUIT);
+    assert_eq!(server.wait_exit(PATIENCE).code(), Some(0));
+}
+
 /// A stop with the listen queue full of requests: each is answered.
 #[test]
 fn the_listen_queue_is_emptied_before_the_end() {
