@@ -73,6 +73,15 @@ impl Channel {
         Ok((Channel(one), Channel(other)))
     }
 
+    /// The end that another image of the program was given.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Channel> {
+        if socket::keeps_messages(fd.as_fd())? {
+            return Ok(Channel(fd));
+        }
+        let what = "not the end of a channel";
+        Err(io::Error::new(io::ErrorKind::InvalidData, what))
+    }
+
     /// Says something. EAGAIN: the other side has not listened for a long time.
     pub fn send(&self, message: Message) -> io::Result<()> {
         socket::send(self.0.as_fd(), &message.encode(), false)?;

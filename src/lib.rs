@@ -16,7 +16,10 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod control;
 pub mod master;
+pub mod pidfile;
+pub mod run;
 
 pub mod health;
 pub mod listener;
@@ -59,24 +62,42 @@ use std::process::ExitCode;
 /// Runs the program with this argv; returns when the master has ended.
 pub fn run(argv: impl Iterator<Item = OsString>) -> ExitCode {
     log::to_stderr();
-    let config =
-        match Snapshot::read(argv, |name| std::env::var_os(name)).and_then(|read| read.config()) {
-            Ok(config) => config,
-            Err(end) => return end.say(),
-        };
+    worker::image::enter();
+    let snapshot = Snapshot::read(argv, |name| std::env::var_os(name));
+    let read = snapshot.and_then(|snapshot| Ok((snapshot.config()?, snapshot)));
+    let (config, snapshot) = match read {
+        Ok(read) => read,
+        Err(end) => {
+            master::give_up(&end.text());
+            return end.say();
+        }
+    };
     let ended = match config.verb {
-        Verb::Serve => master::run(config),
+        Verb::Serve => master::run(snapshot, config),
         // Nobody is left to be told when stdout is closed.
         Verb::Check => {
             master::check(&config).map(|fine| drop(writeln!(std::io::stdout(), "{fine}")))
         }
-        Verb::Stop | Verb::Reload | Verb::Upgrade | Verb::Status { .. } => todo!(),
+        Verb::Stop | Verb::Reload | Verb::Upgrade | Verb::Status { .. } => {
+            return tell(&config);
+        }
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             ::log::error!("{failure}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tells the server that runs.
+fn tell(config: &config::Config) -> ExitCode {
+    match control::client::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            ::log::error!("{failure}");
+            ExitCode::from(failure.code())
         }
     }
 }

@@ -188,6 +188,20 @@ pub fn ears() -> MutexGuard<'static, Option<File>> {
     EARS.lock()
 }
 
+/// Where lines go, as a number for another image of the program.
+pub fn destinations() -> u8 {
+    let all = [&TO_STDERR, &TO_SYSTEM];
+    let bits = all.iter().enumerate();
+    bits.map(|(nr, is_on)| u8::from(is_on.load(Ordering::Relaxed)) << nr)
+        .sum()
+}
+
+/// As [`destinations`] said in the other image.
+pub fn set_destinations(bits: u8) {
+    TO_STDERR.store(bits & 1 != 0, Ordering::Relaxed);
+    TO_SYSTEM.store(bits & 2 != 0, Ordering::Relaxed);
+}
+
 /// This process is ready: whoever started the service is waited for no longer,
 /// so the stderr of a detached one, or that of one with a log file, is no
 /// longer theirs. Does nothing in other services.

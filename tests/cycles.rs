@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -74,6 +75,7 @@ impl Stage {
             listener,
             site: 0,
             serves: Serves::Http,
+            is_lent: false,
         };
         let devices = Devices::new(3, 1, self.board.clone());
         let run = self.docroot.path().to_owned();
@@ -158,6 +160,46 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// The listener does not block, by a stranger's doing: acceptors poll it, and leave as others do.
+    fn stop_polling(&self, cycle: usize) {
+        self.listener.set_nonblocking(true).expect("O_NONBLOCK");
+        let mut crew = self.crew();
+        let clients = self.visit(cycle);
+        if cycle.is_multiple_of(3) {
+            crew.begin_drain(false).expect("begin_drain");
+        }
+        crew.stop(false).expect("stop");
+        drop(clients);
+        self.listener.set_nonblocking(false).expect("O_NONBLOCK");
+    }
+
+    /// It changes all the time, at moments that have nothing to do with the crew's.
+    fn stop_flipping(&self, cycle: usize) {
+        let is_last = cycle.is_multiple_of(2);
+        let enough = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let flipper = scope.spawn(|| {
+                let mut on = cycle.is_multiple_of(2);
+                while !enough.load(Ordering::Relaxed) {
+                    on = !on;
+                    self.listener.set_nonblocking(on).expect("O_NONBLOCK");
+                    std::thread::sleep(Duration::from_micros(20 + (cycle % 50) as u64 * 7));
+                }
+            });
+            let crew = self.crew();
+            let clients = self.visit(cycle);
+            crew.stop(is_last).expect("stop");
+            drop(clients);
+            enough.store(true, Ordering::Relaxed);
+            flipper.join().expect("the flipper");
+        });
+        if is_last {
+            self.reopen();
+        }
+    }
+}
+
 /// Runs `cycle` so many times under the watchdog, and counts what is left.
 fn run(name: &str, count: usize, cycle: fn(&Stage, usize)) {
     let (say, hear) = channel();
@@ -204,4 +246,6 @@ fn thousands_of_starts_and_stops() {
     let _signals = Inbox::open().expect("signal handlers");
     run("others go on (dup3)", cycles(), Stage::stop_private);
     run("the last one (O_NONBLOCK)", cycles(), Stage::stop_last);
+    run("polling", cycles(), Stage::stop_polling);
+    run("flipping", cycles(), Stage::stop_flipping);
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 /// Who may know whom: a noun, and the nouns that it may name behind `crate::`. A noun stands below all that name it,
 /// so that the arrows point one way; a new edge is a decision, and is written down here.
-const MAY_KNOW: [(&str, &[&str]); 23] = [
+const MAY_KNOW: [(&str, &[&str]); 26] = [
     ("sys", &[]),
     ("sync", &[]),
     ("text", &[]),
@@ -20,6 +20,7 @@ const MAY_KNOW: [(&str, &[&str]); 23] = [
     ("queue", &["sync", "sys"]),
     ("store", &["sys"]),
     ("listener", &["sys"]),
+    ("pidfile", &["sys"]),
     // Who may enter a disk: it is told by the queue's tokens whom to call, and by the scoreboard who is dead.
     ("closer", &["sync", "sys"]),
     ("lane", &["queue", "sys"]),
@@ -29,6 +30,10 @@ const MAY_KNOW: [(&str, &[&str]); 23] = [
     ),
     // Knobs are made of the types of those whom they set, and are checked against their limits.
     ("config", &["listener", "scoreboard", "store"]),
+    // Where lock files and the control socket are: what the configuration says of it.
+    ("run", &["config", "store", "sys"]),
+    // Both ends: the master's, and the operator's.
+    ("control", &["config", "pidfile", "run", "sys"]),
     (
         "site",
         &["channel", "config", "device", "scoreboard", "store", "sys"],
@@ -92,9 +97,12 @@ const MAY_KNOW: [(&str, &[&str]); 23] = [
         &[
             "channel",
             "config",
+            "control",
             "health",
             "listener",
             "log",
+            "pidfile",
+            "run",
             "scoreboard",
             "store",
             "sys",
@@ -102,7 +110,7 @@ const MAY_KNOW: [(&str, &[&str]); 23] = [
         ],
     ),
     // lib.rs and main.rs: the map, and the start.
-    ("lib", &["config", "log", "master"]),
+    ("lib", &["config", "control", "log", "master", "worker"]),
 ];
 
 /// Bytes in, values out: these name no I/O and no system. A prefix of a path under `src`.

@@ -8,7 +8,7 @@ mod sites;
 mod snapshot;
 mod source;
 
-use crate::listener::{Address, Serves};
+use crate::listener::{Address, Place, Serves};
 use crate::store::Durability;
 pub use refusal::End;
 pub use snapshot::Snapshot;
@@ -50,6 +50,22 @@ pub struct Config {
     pub supervision: Supervision,
     /// What this run is for.
     pub verb: Verb,
+}
+
+impl Config {
+    /// Where all sites listen.
+    pub fn places(&self) -> Vec<Place> {
+        let sites = self.sites.iter().enumerate();
+        sites
+            .flat_map(|(nr, site)| {
+                site.listeners.iter().map(move |(address, serves)| Place {
+                    address: address.clone(),
+                    serves: *serves,
+                    site: nr,
+                })
+            })
+            .collect()
+    }
 }
 
 /// What a run of the program is for.

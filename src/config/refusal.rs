@@ -38,6 +38,20 @@ impl End {
     }
 }
 
+impl End {
+    /// Why, in one line, for who is told of it otherwise.
+    pub fn text(&self) -> String {
+        match self {
+            End::Argv(error) => {
+                let text = error.to_string();
+                text.lines().next().unwrap_or_default().to_owned()
+            }
+            End::Usage(text) => text.clone(),
+            End::Refused(refusal) => refusal.lines.join("; "),
+        }
+    }
+}
+
 /// What cannot be done, and why.
 #[derive(Debug)]
 pub struct Refusal {

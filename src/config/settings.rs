@@ -154,6 +154,14 @@ impl Settings {
             supervision: self.supervision()?,
             verb: self.verb()?,
         };
+        if config.pidfile.is_none() && !matches!(config.verb, Verb::Serve | Verb::Check) {
+            let line = "--stop, --reload, --upgrade and --status need --pidfile: whom to ask";
+            return Err(if self.files.is_empty() {
+                Refusal::of_argv(line.into())
+            } else {
+                Refusal::of_file(line.into())
+            });
+        }
         if config.daemonize {
             self.refuse_relative(&config, env("PATH"))?;
         }

@@ -13,10 +13,11 @@ mod watchdog;
 use crate::channel::{Channel, Message};
 use crate::config::Supervision;
 use crate::scoreboard::{MAX_SLOTS, Scoreboard, State};
-use crate::sys::process::{self, Forked, Pid, Solo};
 use crate::sys::clock;
-use crate::sys::signal::{Inbox, Mask};
+use crate::sys::process::{self, Forked, Pid, Solo};
+use crate::sys::signal::{self, Inbox, Mask};
 use crate::sys::watch;
+pub use bury::{Dead, how};
 use logs::Logs;
 use mio::{Poll, Token};
 use std::io;
@@ -282,6 +283,18 @@ impl Heir {
     /// Makes the child a process of its own: it holds what is in `keep`, its
     /// standard streams and its channel, and has its own signals.
     pub fn settle(self, keep: &[BorrowedFd<'_>]) -> io::Result<(Channel, Inbox)> {
+        let channel = self.pack(keep)?;
+        let signals = Inbox::open()?;
+        signal::ignore_but_stops()?;
+        Mask::none().apply();
+        Ok((channel, signals))
+    }
+
+    /// The same for a child that executes the program anew: all signals stay
+    /// blocked, and wait for the new image.
+    pub fn pack(self, keep: &[BorrowedFd<'_>]) -> io::Result<Channel> {
+        // A terminal's signals are the master's, who passes them on.
+        process::lead_group()?;
         let stdin = io::stdin();
         let stdout = io::stdout();
         let stderr = io::stderr();
@@ -295,8 +308,6 @@ impl Heir {
         let ears = crate::log::ears();
         all.extend(ears.as_ref().map(AsFd::as_fd));
         process::close_all_but(&all)?;
-        let signals = Inbox::open()?;
-        Mask::none().apply();
-        Ok((self.channel, signals))
+        Ok(self.channel)
     }
 }

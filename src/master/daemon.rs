@@ -21,8 +21,16 @@ impl Daemon {
     /// a process of a session of its own, in `/`, without stdin and stdout. Its
     /// stderr stays the caller's until it is ready, so the caller reads why it
     /// does not get there. Relative paths mean nothing afterwards.
-    pub fn detach(config: &Config) -> io::Result<Daemon> {
+    /// Neither does it where that was done by a predecessor in an upgrade.
+    pub fn detach(config: &Config, is_successor: bool) -> io::Result<Daemon> {
         if !config.daemonize {
+            return Ok(Daemon { waiting: None });
+        }
+        if is_successor {
+            std::env::set_current_dir("/")?;
+            if config.log_file.is_none() {
+                crate::log::to_system();
+            }
             return Ok(Daemon { waiting: None });
         }
         let (mut word, waiting) = io::pipe()?;

@@ -5,7 +5,6 @@
 pub mod children;
 mod daemon;
 mod reload;
-mod run;
 pub mod service;
 mod start;
 mod status;
@@ -13,15 +12,14 @@ mod stop;
 mod take_over;
 pub mod upgrade;
 
-use crate::channel::Message;
 use crate::config::{Config, ExecWorkers, Snapshot};
-use crate::control::server::{Asker, Office};
-use crate::control::{Failed, Order};
+use crate::control::{Asker, Office, Order};
 use crate::listener::Listener;
 use crate::pidfile::Pidfile;
 use crate::scoreboard::{MAX_SLOTS, MAX_WORKERS, Scoreboard};
-use crate::sys::process;
 use crate::sys::signal::{Inbox, Signal};
+use crate::sys::{process, title};
+use crate::worker::image::{Image, Parcel};
 use crate::worker::privileges::Privileges;
 use crate::worker::{self, Door, Start};
 use children::{Children, Dead, Heir};
@@ -46,7 +44,7 @@ const CONTROL: Token = Token(MAX_SLOTS + 1);
 const SUCCESSOR: Token = Token(MAX_SLOTS + 2);
 const PREDECESSOR: Token = Token(MAX_SLOTS + 3);
 /// And from this on those who ask.
-const ASKERS: usize = MAX_SLOTS + 4;
+const ASKERS: Token = Token(MAX_SLOTS + 4);
 
 /// Heartbeats are looked at in this interval.
 const LOOK: Duration = Duration::from_secs(1);
@@ -81,6 +79,7 @@ struct Master {
     snapshot: Snapshot,
     listeners: Vec<Listener>,
     scoreboard: Scoreboard,
+    image: Image,
     children: Children,
     poll: Poll,
     signals: Inbox,
@@ -204,15 +203,16 @@ impl Master {
             }
             if is_led {
                 log::warn!("not all devices could be looked at within {SURVEYED_WITHIN:?}");
-            } else {
+            } else if self.predecessor.is_none() {
                 log::warn!(
                     "no worker is elected: another server on this docroot looks after its devices"
                 );
             }
         }
         self.started = true;
-        log::info!("ready with {} workers", self.children.wanted());
-        let status = format!("{} workers", self.children.wanted());
+        title::set("rmogstored: master");
+        let status = format!("ready with {} workers", self.children.wanted());
+        log::info!("{status}");
         self.service.ready(&status);
         if let Err(e) = self.daemon.ready() {
             log::error!("/dev/null: {e}");
@@ -298,7 +298,7 @@ impl Master {
         match self.children.reopen_logs() {
             Ok(()) => self.log_askers.extend(asker),
             Err(why) => {
-                for asker in asker {
+                if let Some(asker) = asker {
                     self.office.done(asker, Err(why.clone()));
                 }
             }
@@ -319,7 +319,11 @@ impl Master {
         let done = match order {
             Order::Status { json } => {
                 let report = self.report();
-                Ok(if json { report.json() } else { report.human() })
+                Ok(if json {
+                    report.json()
+                } else {
+                    report.to_string()
+                })
             }
             Order::Stop { fast } => {
                 if fast {
@@ -356,7 +360,7 @@ impl Master {
     }
 
     /// So many workers more.
-    fn scale(&mut self, more: i32) -> Result<String, Failed> {
+    fn scale(&mut self, more: i32) -> Result<String, String> {
         if self.is_retired && more > 0 {
             self.come_back();
             return Ok(format!("{} workers", self.workers));
@@ -397,36 +401,65 @@ impl Master {
     /// On the child's side of the fork: from here on this process is a worker.
     /// What the master owns lies dead in its memory and is never dropped.
     fn become_worker(&mut self, heir: Heir) -> ! {
-        let (nr, slot, generation) = (heir.nr, heir.slot, heir.generation);
-        let listeners = std::mem::take(&mut self.listeners);
-        let keep: Vec<_> = listeners.iter().map(Listener::as_fd).collect();
-        let code = match heir.settle(&keep) {
-            Ok((channel, signals)) => worker::run(Start {
-                nr,
-                slot,
-                generation,
-                config: self.config.clone(),
-                doors: listeners
-                    .into_iter()
-                    .map(|listener| Door {
-                        site: listener.site,
-                        serves: listener.serves,
-                        listener: listener.into_socket(),
-                    })
-                    .collect(),
-                run: self.run.clone(),
-                channel,
-                scoreboard: self.scoreboard.clone(),
-                consumers: self.consumers,
-                umask: self.umask,
-                signals,
-                privileges: self.privileges.clone(),
-            }),
-            Err(e) => {
-                log::error!("worker {nr}: after the fork: {e}");
-                1
-            }
+        let nr = heir.nr;
+        let doors = std::mem::take(&mut self.listeners).into_iter();
+        let doors: Vec<Door> = doors
+            .map(|listener| Door {
+                is_lent: listener.is_lent(),
+                site: listener.site,
+                serves: listener.serves,
+                listener: listener.into_socket(),
+            })
+            .collect();
+        let is_image = match self.config.supervision.exec_workers {
+            ExecWorkers::Always => true,
+            ExecWorkers::Never => false,
+            ExecWorkers::Auto => self.children.looks_corrupt(nr),
         };
+        let end = if is_image {
+            self.become_image(heir, &doors)
+        } else {
+            self.become_copy(heir, doors)
+        };
+        let code = end.unwrap_or_else(|e| {
+            log::error!("worker {nr}: after the fork: {e}");
+            1
+        });
         process::exit(code)
+    }
+
+    fn become_copy(&self, heir: Heir, doors: Vec<Door>) -> io::Result<i32> {
+        let (nr, slot) = (heir.nr, heir.slot);
+        let keep: Vec<_> = doors.iter().map(|door| door.listener.as_fd()).collect();
+        let (channel, signals) = heir.settle(&keep)?;
+        Ok(worker::run(Start {
+            nr,
+            slot,
+            config: self.config.clone(),
+            doors,
+            run: self.run.clone(),
+            channel,
+            scoreboard: self.scoreboard.clone(),
+            consumers: self.consumers,
+            umask: self.umask,
+            signals,
+            privileges: self.privileges.clone(),
+        }))
+    }
+
+    fn become_image(&self, heir: Heir, doors: &[Door]) -> io::Result<i32> {
+        let (nr, slot) = (heir.nr, heir.slot);
+        let mut keep: Vec<_> = doors.iter().map(|door| door.listener.as_fd()).collect();
+        keep.extend(self.image.fds());
+        let channel = heir.pack(&keep)?;
+        Err(self.image.exec(&Parcel {
+            nr,
+            slot,
+            consumers: self.consumers,
+            umask: self.umask,
+            run: &self.run,
+            channel: &channel,
+            doors,
+        }))
     }
 }

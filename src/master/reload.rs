@@ -6,7 +6,7 @@
 use super::start::{find_privileges, open_docroots, raise_descriptor_limit, threads};
 use super::{Failure, Master};
 use crate::config::{Config, Snapshot};
-use crate::control::server::Asker;
+use crate::control::Asker;
 use crate::listener::{Binding, Change, Listener};
 use crate::worker::privileges::Privileges;
 use std::time::Instant;
@@ -160,7 +160,7 @@ impl Master {
                     self.listeners.iter().map(Listener::duplicate).collect();
                 match before {
                     Ok(before) => {
-                        let now = std::mem::replace(&mut self.listeners, Vec::new());
+                        let now = std::mem::take(&mut self.listeners);
                         let (now, gone) = ready.apply(now);
                         self.listeners = now;
                         self.renew(*wanted, before, gone);
@@ -204,6 +204,7 @@ impl Master {
             privileges: std::mem::replace(&mut self.privileges, privileges),
             config: std::mem::replace(&mut self.config, config),
         };
+        self.renew_image();
         self.workers = self.config.workers;
         self.consumers = threads.div_ceil(self.workers);
         self.is_retired = false;
@@ -216,6 +217,13 @@ impl Master {
             gone,
             is_door_closed: false,
         };
+    }
+
+    /// Workers that are executed find the configuration that there is now.
+    fn renew_image(&mut self) {
+        if let Err(e) = self.image.renew(&self.snapshot) {
+            log::error!("--exec-workers: workers get the old configuration: {e}");
+        }
     }
 
     /// When an address shall be tried again.
@@ -278,14 +286,12 @@ impl Master {
                 self.listeners = before.listeners;
                 self.config = before.config;
                 self.snapshot = before.snapshot;
+                self.renew_image();
                 self.privileges = before.privileges;
                 self.workers = before.workers;
                 self.consumers = before.consumers;
-                self.children.renew(
-                    before.generation,
-                    before.workers,
-                    &self.config.supervision,
-                );
+                self.children
+                    .renew(before.generation, before.workers, &self.config.supervision);
                 self.children.dismiss_unready(generation);
             }
         }

@@ -8,20 +8,21 @@ use super::take_over::Upgrade;
 use super::upgrade::predecessor::Predecessor;
 use super::upgrade::program::Program;
 use super::upgrade::{VARIABLE, Word};
-use super::{ASKERS, CONTROL, Children, Failure, Master, PREDECESSOR, SIGNALS, failed, run};
+use super::{ASKERS, CONTROL, Children, Failure, Master, PREDECESSOR, SIGNALS, failed};
 use crate::config::{Config, Snapshot};
-use crate::control::server::Office;
+use crate::control::Office;
 use crate::listener::{Inherited, Listener, Origin};
 use crate::pidfile::Pidfile;
+use crate::run::{self, Owner};
 use crate::scoreboard::Scoreboard;
 use crate::sys::inherit::take_variable;
 use crate::sys::process::{self, Solo};
 use crate::sys::signal::{Inbox, Mask};
-use crate::sys::watch;
+use crate::sys::{title, watch};
+use crate::worker::image::Image;
 use crate::worker::privileges::Privileges;
 use mio::Poll;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 /// What a start would find out before it serves, without serving: the line that
@@ -36,16 +37,13 @@ pub fn check(config: &Config) -> Result<String, Failure> {
     ))
 }
 
-/// For the errors alone, and for what the run folder is named by: each worker
-/// opens its own.
-pub(super) fn open_docroots(config: &Config) -> Result<Vec<OwnedFd>, Failure> {
-    let sites = config.sites.iter();
-    sites
-        .map(|site| {
-            crate::sys::file::open_root(&site.docroot)
-                .map_err(failed(format_args!("docroot={}", site.docroot.display())))
-        })
-        .collect()
+/// For the errors alone: each worker opens its own.
+pub(super) fn open_docroots(config: &Config) -> Result<(), Failure> {
+    for site in &config.sites {
+        crate::sys::file::open_root(&site.docroot)
+            .map_err(failed(format_args!("docroot={}", site.docroot.display())))?;
+    }
+    Ok(())
 }
 
 pub(super) fn find_privileges(config: &Config) -> Result<Privileges, Failure> {
@@ -97,22 +95,34 @@ impl Master {
         let program = Program::ours(snapshot.argv().to_vec());
         // LISTEN_PID names the process that was started, not one that it forks.
         let inherited = Inherited::from_env(&solo).map_err(Failure)?;
-        let docroots = open_docroots(&config)?;
+        open_docroots(&config)?;
         let privileges = find_privileges(&config)?;
         // The process that goes on from here is another one when it detaches.
         // A successor of one that has detached is detached.
-        let is_successor = predecessor.is_some() || inherited.has_predecessor();
-        let daemon =
-            Daemon::detach(&config, is_successor).map_err(failed("--daemonize"))?;
+        let is_legacy = inherited.predecessor() == Some(Origin::Cmogstored);
+        if is_legacy {
+            // One of ours that comes from our own, through another daemon, may
+            // have what was said to that.
+            *predecessor = Some(Predecessor::silent());
+        }
+        let is_successor = predecessor.is_some();
+        let daemon = Daemon::detach(&config, is_successor).map_err(failed("--daemonize"))?;
+        process::adopt_orphans();
+        title::set("rmogstored: master, starting");
         if let Some(path) = &config.log_file {
             crate::log::to_file(path)
                 .map_err(failed(format_args!("log-file={}", path.display())))?;
         }
         let pidfile = claim(&config, predecessor)?;
-        let run = run::folder(&config, &docroots[0], privileges.identity())?;
-        drop(docroots);
+        let owner = privileges.identity().map(|one| Owner {
+            user: one.user,
+            group: one.group,
+        });
+        let run = run::folder(&config, owner).map_err(|e| Failure(e.to_string()))?;
         raise_descriptor_limit(&config);
-        let scoreboard = Scoreboard::new().map_err(failed("the scoreboard's memory"))?;
+        let (scoreboard, memory) =
+            Scoreboard::with_file().map_err(failed("the scoreboard's memory"))?;
+        let image = Image::open(&snapshot, memory).map_err(failed("the program for workers"))?;
         let threads = threads(&config, &scoreboard);
         let listeners = inherited
             .open(&config.places(), config.listen_exclusive)
@@ -124,14 +134,11 @@ impl Master {
         let signals = Inbox::open().map_err(failed("signal handlers"))?;
         let registry = poll.registry();
         watch::readable(registry, signals.as_fd(), SIGNALS).map_err(failed("signals"))?;
-        let office = Office::open(&run, std::process::id(), registry, CONTROL, ASKERS)
-            .map_err(failed(format_args!("the control socket in {}", run.display())))?;
+        let office = Office::open(&run, std::process::id(), registry, CONTROL, ASKERS).map_err(
+            failed(format_args!("the control socket in {}", run.display())),
+        )?;
         // Whoever started us may have blocked some.
         Mask::none().apply();
-        let is_legacy = listeners.iter().any(|one| one.origin == Origin::Cmogstored);
-        if predecessor.is_none() && is_legacy {
-            *predecessor = Some(Predecessor::silent());
-        }
         match predecessor {
             Some(predecessor) => {
                 if let Some(link) = predecessor.as_fd() {
@@ -158,6 +165,7 @@ impl Master {
             snapshot,
             listeners,
             scoreboard,
+            image,
             poll,
             signals,
             office,

@@ -3,6 +3,7 @@
 use super::Master;
 use crate::channel::Message;
 use crate::listener::Listener;
+use crate::sys::title;
 use std::time::{Duration, Instant};
 
 /// After the word to stop at once: then SIGKILL.
@@ -66,16 +67,16 @@ impl Master {
         self.tell_stop(how);
     }
 
-    /// Whether others accept on our listeners, or hold them for later.
+    /// Whether others accept on our listeners. Of those that are lent each door
+    /// knows by itself.
     pub(super) fn is_shared(&self) -> bool {
-        let has_successor = self.upgrade.has_successor();
-        has_successor
-            || self.predecessor.as_ref().is_some_and(|one| one.is_alive())
-            || self.listeners.iter().any(|one| one.is_lent())
+        let predecessor = self.predecessor.as_ref();
+        self.upgrade.has_successor() || predecessor.is_some_and(|one| one.is_alive())
     }
 
     pub(super) fn tell_stop(&mut self, how: Stopping) {
         self.stopping = how;
+        title::set("rmogstored: master, stopping");
         let last = !self.is_shared();
         self.children.tell(match how {
             Stopping::Graceful | Stopping::HandedOver => Message::Quit { last },
@@ -86,6 +87,7 @@ impl Master {
     /// The successor that was in charge is dead, and we are not: start anew.
     pub(super) fn resume(&mut self) {
         self.stopping = Stopping::No;
+        title::set("rmogstored: master");
         self.children.relieve_all();
     }
 

@@ -1,13 +1,13 @@
 //! The master's part in an upgrade: as the old one, as the new one.
 
+use super::children::how;
 use super::stop::Stopping;
 use super::upgrade::Heard;
 use super::upgrade::Word;
 use super::upgrade::program::{Legacy, Program};
 use super::upgrade::successor::{Event, Stage, Successor};
 use super::{Failure, Master, SUCCESSOR, failed};
-use super::children::how;
-use crate::control::server::Asker;
+use crate::control::{Asker, report};
 use crate::listener;
 use crate::pidfile::Pidfile;
 use crate::sys::process::{End, Pid};
@@ -55,14 +55,19 @@ impl Upgrade {
         }
     }
 
-    /// For status: its stage, its pid, and what is known of it.
-    pub(super) fn state(&self) -> (&'static str, Option<u32>, String) {
+    /// For who asks.
+    pub(super) fn report(&self) -> report::Upgrade {
         match &self.successor {
-            None => ("none", None, self.outcome.clone()),
-            Some(successor) => {
-                let pid = Some(successor.pid as u32);
-                (successor.stage.name(), pid, successor.progress())
-            }
+            None => report::Upgrade {
+                state: report::Phase::None,
+                pid: None,
+                text: self.outcome.clone(),
+            },
+            Some(successor) => report::Upgrade {
+                state: successor.stage.phase(),
+                pid: Some(successor.pid as u32),
+                text: successor.progress(),
+            },
         }
     }
 }
@@ -73,15 +78,15 @@ impl Master {
         match self.start_successor(auto) {
             Ok(pid) => {
                 log::info!("upgrade: pid {pid} was started");
-                for asker in asker {
-                    self.office.say(asker, &format!("pid {pid} was started"));
+                if let Some(asker) = asker {
+                    self.office.say(asker, format!("pid {pid} was started"));
                     self.upgrade.askers.push(asker);
                 }
             }
             Err(why) => {
                 log::error!("upgrade failed: {why}; this server serves on");
                 self.upgrade.outcome = format!("failed: {why}");
-                for asker in asker {
+                if let Some(asker) = asker {
                     self.office.done(asker, Err(why.clone()));
                 }
             }
@@ -94,7 +99,9 @@ impl Master {
         }
         if let Some(predecessor) = self.predecessor.as_ref().filter(|one| one.is_alive()) {
             let pid = predecessor.pid();
-            return Err(format!("its own predecessor, pid {pid}, lives: QUIT it first"));
+            return Err(format!(
+                "its own predecessor, pid {pid}, lives: QUIT it first"
+            ));
         }
         if !self.started {
             return Err("this server is still starting".to_owned());
@@ -103,7 +110,7 @@ impl Master {
             return Err("a reload is under way".to_owned());
         }
         if let Some(pidfile) = &self.pidfile {
-            let oldbin = pidfile.oldbin().and_then(|oldbin| {
+            let oldbin = pidfile.claim_oldbin().and_then(|oldbin| {
                 oldbin.write(std::process::id())?;
                 Ok(oldbin)
             });
@@ -201,7 +208,11 @@ impl Master {
 
     /// The pidfile names us again.
     fn take_back(&mut self) {
-        if let Some(Err(e)) = self.pidfile.as_ref().map(|one| one.write(std::process::id())) {
+        if let Some(Err(e)) = self
+            .pidfile
+            .as_ref()
+            .map(|one| one.write(std::process::id()))
+        {
             log::error!("the pidfile does not name this server again: {e}");
         }
         self.service.main_pid(std::process::id());

@@ -13,6 +13,7 @@ use crate::sys::clock;
 use crate::sys::memory::Shared;
 pub use crate::text::MAX_TEXT;
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The most workers that serve at a time.
@@ -60,9 +61,21 @@ pub struct Leader {
 pub struct Scoreboard(Shared<Page>);
 
 impl Scoreboard {
-    /// An empty board. Make it before the first fork.
+    /// An empty board for this process and those that it forks.
     pub fn new() -> io::Result<Scoreboard> {
-        Shared::new().map(Scoreboard)
+        Scoreboard::with_file().map(|(board, _)| board)
+    }
+
+    /// An empty board, and the descriptor by which another image of this program
+    /// has the same.
+    pub fn with_file() -> io::Result<(Scoreboard, OwnedFd)> {
+        let (page, file) = Shared::new(c"rmogstored-scoreboard")?;
+        Ok((Scoreboard(page), file))
+    }
+
+    /// The board of that descriptor.
+    pub fn from_fd(file: BorrowedFd<'_>) -> io::Result<Scoreboard> {
+        Shared::from_fd(file).map(Scoreboard)
     }
 
     /// A worker's lines; `nr` is below [`MAX_SLOTS`].

@@ -9,9 +9,13 @@
 
 pub mod clock;
 pub mod disk;
+pub mod doorbell;
+pub mod exec;
 pub mod file;
+pub mod inherit;
 pub mod memory;
 pub mod mounts;
+pub mod pidfd;
 pub mod process;
 pub mod selector;
 pub mod sendfile;
@@ -20,6 +24,7 @@ pub mod signal;
 pub mod socket;
 pub mod syslog;
 pub mod thread;
+pub mod title;
 pub mod user;
 pub mod watch;
 

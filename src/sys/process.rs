@@ -108,6 +108,28 @@ pub fn lead_group() -> io::Result<()> {
     }
 }
 
+/// From now on this process is the parent of whoever loses his own among its
+/// descendants, and reaps him. Where that cannot be had, init does.
+#[cfg(target_os = "linux")]
+pub fn adopt_orphans() {
+    // SAFETY: no pointers.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+}
+
+/// See the Linux twin.
+#[cfg(target_os = "freebsd")]
+pub fn adopt_orphans() {
+    // SAFETY: no pointers for this request; 0 is this process.
+    unsafe {
+        libc::procctl(
+            libc::P_PID,
+            0,
+            libc::PROC_REAP_ACQUIRE,
+            std::ptr::null_mut(),
+        )
+    };
+}
+
 /// One of the streams that every process is born with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standard {
@@ -121,14 +143,6 @@ pub fn redirect(stream: Standard, file: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointers. Nobody owns the standard streams: std lends them by
     // number, and what it writes next goes to the new file.
     check(unsafe { libc::dup2(file.as_raw_fd(), stream as libc::c_int) })?;
-    Ok(())
-}
-
-/// Lets a program that is executed inherit this descriptor: for a forked child,
-/// whose table is its own.
-pub fn inherit(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: no pointers.
-    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) })?;
     Ok(())
 }
 

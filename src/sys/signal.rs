@@ -41,7 +41,7 @@ impl Signal {
         Signal::Usr2,
     ];
 
-    fn number(self) -> i32 {
+    pub(super) fn number(self) -> i32 {
         match self {
             Signal::Quit => libc::SIGQUIT,
             Signal::Term => libc::SIGTERM,

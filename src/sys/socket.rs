@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 /// The other end of a connection, as accept told it. Small: every idle
 /// connection holds one.
@@ -346,6 +348,99 @@ pub fn recv_passed(
         }
     };
     Ok((n, passed.map(own).transpose()?))
+}
+
+/// A UNIX socket that listens at `path`, which must be free: non-blocking, and
+/// from its first moment for its owner alone.
+pub fn listen_alone(path: &Path, backlog: i32) -> io::Result<UnixListener> {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    const MODE: libc::mode_t = 0o600;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    #[cfg(target_os = "linux")]
+    // SAFETY: no pointers. It is what bind gives the file.
+    check(unsafe { libc::fchmod(socket.as_raw_fd(), MODE) })?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    #[cfg(not(target_os = "linux"))]
+    {
+        let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
+        let flags = libc::AT_SYMLINK_NOFOLLOW;
+        // SAFETY: `path` is NUL-terminated.
+        check(unsafe { libc::fchmodat(libc::AT_FDCWD, path.as_ptr(), MODE, flags) })?;
+    }
+    // Before this nobody could connect.
+    socket.listen(backlog)?;
+    Ok(UnixListener::from(OwnedFd::from(socket)))
+}
+
+/// Who is at the other end of a UNIX socket: who connected, or who listened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    pub user: u32,
+    /// None: the system does not say, or that process is not to be seen here.
+    pub pid: Option<u32>,
+}
+
+/// As the kernel wrote it down when they connected.
+#[cfg(target_os = "linux")]
+pub fn credentials(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: libc::uid_t::MAX,
+        gid: libc::gid_t::MAX,
+    };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: `peer` has `len` bytes of room, and both live through the call.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &mut len,
+        )
+    })?;
+    Ok(Credentials {
+        user: peer.uid,
+        pid: u32::try_from(peer.pid).ok().filter(|pid| *pid > 0),
+    })
+}
+
+/// As the kernel wrote it down when they connected.
+#[cfg(not(target_os = "linux"))]
+pub fn credentials(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
+    let (mut user, mut group) = (libc::uid_t::MAX, libc::gid_t::MAX);
+    // SAFETY: room for both, which live through the call.
+    check(unsafe { libc::getpeereid(socket.as_raw_fd(), &mut user, &mut group) })?;
+    Ok(Credentials { user, pid: None })
+}
+
+/// Whether a socket keeps message boundaries, as the ends of
+/// [`message_pair`] do. ENOTSOCK: it is none.
+pub fn keeps_messages(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(option(socket, libc::SO_TYPE)? == libc::SOCK_SEQPACKET)
+}
+
+/// Whether a socket listens. ENOTSOCK: it is none.
+pub fn listens(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(option(socket, libc::SO_ACCEPTCONN)? != 0)
+}
+
+/// An option of a socket itself that is a number.
+fn option(socket: BorrowedFd<'_>, name: libc::c_int) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: `value` has `len` bytes of room, and both live through the call.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            name,
+            (&raw mut value).cast(),
+            &mut len,
+        )
+    })?;
+    Ok(value)
 }
 
 /// A socket that is no listener and never will be: what takes the place of

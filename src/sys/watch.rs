@@ -15,6 +15,12 @@ pub fn writable(registry: &Registry, fd: BorrowedFd<'_>, token: Token) -> io::Re
     registry.register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::WRITABLE)
 }
 
+/// Reports both, edge-triggered.
+pub fn both_ways(registry: &Registry, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+    let interests = Interest::READABLE | Interest::WRITABLE;
+    registry.register(&mut SourceFd(&fd.as_raw_fd()), token, interests)
+}
+
 /// Reports nothing of `fd` any more.
 pub fn forget(registry: &Registry, fd: BorrowedFd<'_>) -> io::Result<()> {
     registry.deregister(&mut SourceFd(&fd.as_raw_fd()))

@@ -1,8 +1,10 @@
 //! One thread per listener: blocking accept4, then into the queue; nothing
-//! else. And how to stop it, which is the hard part (PITFALLS 1).
+//! else (`bell.rs`: where it does not block). And how to stop it, which is the
+//! hard part (PITFALLS 1).
 
+use super::Connection;
+use super::bell::Bell;
 use super::gate::{Gate, Room};
-use super::{Connection, WORD_COMES};
 use crate::client::Client;
 use crate::listener::Serves;
 use crate::queue::Queue;
@@ -14,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Keep-alive connections that were idle for so long give way when descriptors
 /// run out. Milliseconds.
@@ -57,6 +59,7 @@ pub struct Acceptor {
     listener: Arc<OwnedFd>,
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
+    is_lent: bool,
 }
 
 /// A listener of this process.
@@ -65,6 +68,8 @@ pub struct Door {
     /// The number of its site.
     pub site: usize,
     pub serves: Serves,
+    /// Somebody goes on with it when the whole server ends.
+    pub is_lent: bool,
 }
 
 /// What an acceptor works with.
@@ -78,9 +83,9 @@ struct Work {
 }
 
 impl Acceptor {
-    /// Starts the thread. The listener is blocking, and is nobody else's in this
-    /// process. All wait at `ready` before they accept: a worker that says so
-    /// takes its part from then on.
+    /// Starts the thread. The listener is nobody else's in this process. All
+    /// wait at `ready` before they accept: a worker that says so takes its part
+    /// from then on.
     pub fn start(
         nr: usize,
         door: Door,
@@ -92,6 +97,7 @@ impl Acceptor {
             listener,
             site,
             serves,
+            is_lent,
         } = door;
         let listener = Arc::new(listener);
         let shared = Arc::new(Shared {
@@ -119,7 +125,13 @@ impl Acceptor {
             listener,
             shared,
             thread,
+            is_lent,
         })
+    }
+
+    /// Whether others go on with its listener, whoever else stops.
+    pub fn is_lent(&self) -> bool {
+        self.is_lent
     }
 
     /// Tells it to leave at once; the listener goes on in other processes.
@@ -180,8 +192,11 @@ impl Work {
     fn run(&self) {
         let mut pause = *PAUSE.start();
         let mut last_accepts = LAST_ACCEPTS;
+        // Who waits without accept4: for a listener that does not block.
+        let mut bell = Bell::default();
         loop {
-            match self.order() {
+            let order = self.order();
+            match order {
                 Order::Accept => match self.gate.wait() {
                     Room::Yes => {}
                     Room::Full => {
@@ -199,13 +214,16 @@ impl Work {
                 }
                 Order::Empty => {
                     last_accepts -= 1;
-                    // Each time: a worker that was told late may have made the
-                    // shared listener block again (`unblocked`).
+                    // Each time: somebody who shares it may make it block again.
                     if let Err(e) = socket::set_nonblocking(self.listener.as_fd(), true) {
                         log::error!("fcntl: {e}: a listen queue is left as it is");
                         return;
                     }
                 }
+            }
+            if order == Order::Accept {
+                // Behind the gate: who is woken accepts, or the client would wait.
+                bell.wait(self.listener.as_fd());
             }
             match socket::accept(self.listener.as_fd()) {
                 Ok((socket, peer)) => {
@@ -214,8 +232,16 @@ impl Work {
                 }
                 Err(e) => match Refusal::of(&e) {
                     Refusal::Look => {}
-                    Refusal::Empty if self.order() == Order::Accept => self.unblocked(),
-                    Refusal::Empty => return,
+                    // Only what was found under the order to empty it counts: a
+                    // client may have come between a look before it and now.
+                    Refusal::Empty if order == Order::Empty => return,
+                    Refusal::Empty if self.order() != order => {}
+                    Refusal::Empty => {
+                        if let Err(e) = bell.hang(self.listener.as_fd()) {
+                            self.make_room(&format!("epoll_create: {e}"));
+                            self.gate.pause(*PAUSE.start());
+                        }
+                    }
                     Refusal::Pause => {
                         self.make_room(&format!("accept4: {e}"));
                         self.gate.pause(pause);
@@ -242,24 +268,6 @@ impl Work {
                 "{} was closed: epoll_ctl: {e}; see fs.epoll.max_user_watches",
                 client.peer()
             ));
-        }
-    }
-
-    /// Somebody made the shared listener non-blocking: another worker, when
-    /// all are stopping and this one's word is on its way; or a stranger: put
-    /// it back, or this loop would spin.
-    fn unblocked(&self) {
-        let since = Instant::now();
-        while since.elapsed() < WORD_COMES {
-            std::thread::park_timeout(Duration::from_millis(1));
-            if self.order() != Order::Accept {
-                return;
-            }
-        }
-        log::warn!("a listener was O_NONBLOCK; it is blocking again");
-        if let Err(e) = socket::set_nonblocking(self.listener.as_fd(), false) {
-            log::error!("fcntl: {e}: this worker cannot wait on its listener and ends");
-            std::process::abort();
         }
     }
 

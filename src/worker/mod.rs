@@ -2,12 +2,14 @@
 
 pub mod acceptor;
 mod account;
+mod bell;
 pub mod consumer;
 pub mod fsck;
 pub mod gate;
 pub mod housekeeper;
-pub mod privileges;
+pub mod image;
 mod patience;
+pub mod privileges;
 mod room;
 mod selftest;
 mod stuck;
@@ -20,21 +22,21 @@ use crate::device::Devices;
 use crate::health;
 use crate::ledger::Totals;
 use crate::queue::Queue;
-use crate::scoreboard::{Scoreboard, State};
+use crate::scoreboard::{Scoreboard, Slot, State};
 use crate::site::Site;
 use crate::store::Store;
 use crate::store::upload::sweep;
 use crate::sys::clock::Tick;
 use crate::sys::signal::{self, Mask};
-use crate::sys::{process, socket, thread};
+use crate::sys::{process, socket, thread, title};
 use acceptor::Acceptor;
 pub use acceptor::Door;
 use consumer::{Pool, Work};
 use fsck::Fsck;
 use gate::Gate;
 use housekeeper::Housekeeper;
-use privileges::Privileges;
 use patience::Patience;
+use privileges::Privileges;
 use room::Room;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -179,13 +181,15 @@ impl Crew {
         }
         self.work.watchers.stop();
         self.work.fsck.stop();
-        if !last && self.dead.is_none() {
+        // Whoever goes on with a lent listener serves who is in its queue.
+        let leaves = |acceptor: &Acceptor| !last || acceptor.is_lent();
+        if self.dead.is_none() && self.acceptors.iter().any(leaves) {
             self.dead = Some(socket::dead()?);
         }
         for acceptor in &self.acceptors {
             match &self.dead {
-                Some(dead) => acceptor.leave(std::os::fd::AsFd::as_fd(dead))?,
-                None => acceptor.empty()?,
+                Some(dead) if leaves(acceptor) => acceptor.leave(dead.as_fd())?,
+                _ => acceptor.empty()?,
             }
         }
         self.work.gate.close();
@@ -242,9 +246,7 @@ fn live(start: Start) -> io::Result<()> {
     let config = &start.config;
     let slot = start.scoreboard.slot(start.slot);
     slot.enter(std::process::id());
-    // A terminal's signals are the master's, who passes them on.
-    process::lead_group().map_err(named("setpgid"))?;
-    signal::ignore_but_stops().map_err(named("signals"))?;
+    entitle(&slot, ", starting");
     slot.set_state(State::Privileges);
     start.privileges.take()?;
     let channel = Arc::new(start.channel);
@@ -311,6 +313,7 @@ fn live(start: Start) -> io::Result<()> {
     }
     let mut crew = crew?;
     slot.set_state(State::Ready);
+    entitle(&slot, "");
     crate::log::leave_stderr().map_err(named("stderr"))?;
     housekeeper.report_ready()?;
     let elected = health::start(health::Start {
@@ -345,6 +348,7 @@ fn live(start: Start) -> io::Result<()> {
         return Ok(());
     };
     slot.set_state(State::Draining);
+    entitle(&slot, ", draining");
     thread::name_thread(c"draining");
     crew.begin_drain(last)?;
     let limit = config.supervision.graceful;
@@ -364,6 +368,12 @@ fn live(start: Start) -> io::Result<()> {
         return Ok(());
     }
     crew.stop(last)
+}
+
+/// Says in the process's title who it is and what it does.
+fn entitle(slot: &Slot<'_>, what: &str) {
+    let (nr, generation) = slot.worker();
+    title::set(&format!("rmogstored: worker {nr}, gen {generation}{what}"));
 }
 
 /// When one worker has been told to stop, by the master or by a signal to the

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::{Folder, addresses, pid_in, run, run_command};
 use crate::harness::{Conn, PATIENCE, eventually};
+use crate::process::facts;
 
 /// Ends all processes that were started with a file of this folder, when the test does.
 pub struct Reaper(PathBuf);
@@ -15,7 +16,8 @@ impl Reaper {
         Reaper(folder.path(""))
     }
 
-    /// Every process whose command line names the folder.
+    /// Every process whose command line names the folder (a service's is a title soon), or that has something of it
+    /// open.
     fn pids(&self) -> Vec<i32> {
         let folder = self.0.to_str().expect("a plain path");
         let all = fs::read_dir("/proc").expect("/proc").flatten();
@@ -23,7 +25,9 @@ impl Reaper {
             .filter(|pid: &i32| *pid != std::process::id() as i32)
             .filter(|pid| {
                 let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                let is_open = |(_, place): &(i32, String)| place.starts_with(folder);
                 String::from_utf8_lossy(&words).contains(folder)
+                    || facts::descriptors(*pid).iter().any(is_open)
             })
             .collect()
     }
@@ -32,7 +36,7 @@ impl Reaper {
 impl Drop for Reaper {
     fn drop(&mut self) {
         for pid in self.pids() {
-            // SAFETY: a process of this test alone: its command line names the test's folder
+            // SAFETY: a process of this test alone: its command line or its files name the test's folder
             unsafe { libc::kill(pid, libc::SIGKILL) };
         }
     }
@@ -175,17 +179,26 @@ fn a_worker_that_cannot_start_is_heard() {
     let folder = Folder::new();
     let config = config(&folder);
     let _reaper = Reaper::new(&folder);
-    // a worker needs more descriptors than the master, so with one fewer than enough the master starts one
+    // a worker has a descriptor of each docroot and the master has none, so with one fewer than enough for the
+    // worker there are enough for the master
+    let sites: Vec<String> = (0..10)
+        .map(|nr| {
+            let root = folder.docroot(&format!("root{nr}"));
+            let text = format!("docroot = {root}\nhttplisten = 127.0.0.1:0\n");
+            folder.config(&format!("{nr}.conf"), &text)
+        })
+        .collect();
     let start = |limit: i32| {
         run_command(
             Command::new("sh")
                 .arg("-c")
                 .arg(format!("ulimit -n {limit}; exec \"$0\" \"$@\""))
                 .arg(env!("CARGO_BIN_EXE_rmogstored"))
-                .args([&config, "--maxconns=1", "--worker-processes=1"]),
+                .args([&config, "--multi", "--maxconns=1", "--worker-processes=1"])
+                .args(&sites),
         )
     };
-    let heard = (10..60).rev().find_map(|limit| {
+    let heard = (10..80).rev().find_map(|limit| {
         let ended = start(limit);
         if ended.code == Some(0) {
             stop(pid_in(&folder.path("pid")).expect("a pid"));

@@ -8,6 +8,8 @@ mod pidfile;
 mod serve;
 #[cfg(target_os = "linux")]
 mod syslog;
+#[cfg(target_os = "linux")]
+mod verbs;
 
 use std::fs;
 use std::net::SocketAddr;

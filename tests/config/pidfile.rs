@@ -3,9 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 
-use super::{Folder, pid_in};
-use crate::harness::server::Builder;
+use super::{Folder, pid_in, run_command};
+use crate::harness::server::{Builder, is_root};
 use crate::harness::{PATIENCE, Server};
 
 fn builder(pidfile: &Path) -> Builder {
@@ -119,4 +120,41 @@ fn one_that_cannot_be_made_is_named() {
     let (status, said) = builder(&path).run_to_exit();
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains(path.to_str().unwrap()), "{said}");
+}
+
+/// A filesystem that has room for a name and for no content.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_named() {
+    let mount = format!(
+        "mount -t tmpfs -o size=4k none {0} && echo x > {0}/filler",
+        "$1"
+    );
+    let folder = Folder::new();
+    let (docroot, full) = (folder.docroot("root"), folder.at("full"));
+    fs::create_dir(&full).unwrap();
+    if !is_root() {
+        return;
+    }
+    let script =
+        format!("{mount} && shift && \"$@\"; code=$?; stat -c 'size %s' {full}/pid; exit $code");
+    let said = run_command(
+        Command::new("unshare")
+            .args(["--mount", "sh", "-c", &script, "sh", &full])
+            .arg(env!("CARGO_BIN_EXE_rmogstored"))
+            .args(["--httplisten=127.0.0.1:0", "--worker-processes=1"])
+            .args([
+                &format!("--docroot={docroot}"),
+                &format!("--pidfile={full}/pid"),
+            ]),
+    );
+    let said = said.expect(
+        1,
+        &[
+            &format!("pidfile={full}/pid: "),
+            "make room",
+            "No space left",
+        ],
+    );
+    assert_eq!(said.out, "size 0\n");
 }

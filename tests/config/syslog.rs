@@ -39,6 +39,15 @@ fn lines_until(socket: &UnixDatagram, last: &str) -> Vec<String> {
 
 #[test]
 fn a_daemon_logs_to_the_systems_log() {
+    logs_to_the_systems_log("never");
+}
+
+#[test]
+fn a_daemon_whose_workers_are_fresh_images_logs_there_too() {
+    logs_to_the_systems_log("always");
+}
+
+fn logs_to_the_systems_log(exec_workers: &str) {
     let folder = Folder::new();
     let root = folder.docroot("root");
     let socket = UnixDatagram::bind(folder.path("log")).unwrap();
@@ -57,7 +66,7 @@ fn a_daemon_logs_to_the_systems_log() {
         "x.conf",
         &format!(
             "docroot = {root}\npidfile = {pid}\nhttplisten = 127.0.0.1:0\nmgmtlisten = 127.0.0.1:0\n\
-             worker-processes = 1\ndaemonize\n"
+             worker-processes = 1\ndaemonize\nexec-workers = {exec_workers}\n"
         ),
     );
     let _reaper = Reaper::new(&folder);

@@ -1,17 +1,14 @@
 //! A disk that hangs: a library, preloaded into the server (`hang.c` says what it holds and how), and the
 //! file by which a test controls it.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
-use super::Server;
 use super::server::{Builder, own_docroot};
+use super::{Server, cc};
 
 /// What hang.c maps.
 const PAGE: usize = 4096;
@@ -56,7 +53,7 @@ impl Disk {
     /// `part` of the docroot (`dev1`; nothing: all of it) can be made to hang. `None`, with a line that says
     /// why: there is no C compiler here.
     pub fn new(part: &str) -> Option<Disk> {
-        let library = library()?;
+        let library = cc::library("hang")?;
         let root = own_docroot();
         let below = fs::canonicalize(root.path()).expect("the docroot");
         let below = if part.is_empty() {
@@ -160,30 +157,4 @@ pub fn held_threads(pid: i32) -> Vec<String> {
         .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())
         .filter_map(|name| Some(name.trim_end().strip_prefix("held:")?.to_owned()))
         .collect()
-}
-
-/// The library, compiled once in this process.
-fn library() -> Option<PathBuf> {
-    static LIBRARY: OnceLock<Option<(PathBuf, TempDir)>> = OnceLock::new();
-    let compiled = LIBRARY.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/harness/hang.c");
-        let folder = TempDir::new().expect("a temporary folder");
-        let path = folder.path().join("hang.so");
-        // NULL checks are wanted: std asks with NULL whether there is a statx
-        let flags = "-O2 -shared -fPIC -fno-delete-null-pointer-checks -Wno-nonnull-compare -o";
-        let output = Command::new("cc")
-            .args(flags.split(' ').map(OsStr::new))
-            .args([path.as_os_str(), source.as_os_str()])
-            .arg("-ldl")
-            .output();
-        match output {
-            Ok(output) if output.status.success() => Some((path, folder)),
-            Ok(output) => panic!("cc: {}", String::from_utf8_lossy(&output.stderr)),
-            Err(error) => {
-                eprintln!("skipped: cc: {error}");
-                None
-            }
-        }
-    });
-    compiled.as_ref().map(|(path, _)| path.clone())
 }

@@ -2,7 +2,11 @@
 //! sees raw bytes (`conn`), replies that are checked against the wire contract as they are parsed
 //! (`response`), and waiting for facts instead of sleeping (here).
 
+#[cfg(target_os = "linux")]
+mod cc;
 pub mod conn;
+#[cfg(target_os = "linux")]
+pub mod fault;
 #[cfg(target_os = "linux")]
 pub mod fuse;
 #[cfg(target_os = "linux")]
@@ -11,6 +15,8 @@ mod kernel;
 pub mod response;
 pub mod sandbox;
 pub mod server;
+#[cfg(target_os = "linux")]
+pub mod tree;
 
 pub use conn::Conn;
 pub use response::Response;

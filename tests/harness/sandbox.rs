@@ -14,6 +14,8 @@ pub enum Missing {
     Fallocate,
     /// close_range(2): ENOSYS, as before Linux 5.9.
     CloseRange,
+    /// pidfd_open(2): ENOSYS, as before Linux 5.3.
+    Pidfd,
 }
 
 /// Where `struct seccomp_data` has the number of the call.
@@ -30,6 +32,7 @@ pub fn filter(missing: &[Missing]) -> Vec<libc::sock_filter> {
             Missing::Openat2 => refuse(libc::SYS_openat2, libc::ENOSYS),
             Missing::Fallocate => refuse(libc::SYS_fallocate, libc::EOPNOTSUPP),
             Missing::CloseRange => refuse(libc::SYS_close_range, libc::ENOSYS),
+            Missing::Pidfd => refuse(libc::SYS_pidfd_open, libc::ENOSYS),
             Missing::UnnamedFiles => refuse_unnamed(),
         });
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub struct Builder {
     envs: Vec<(String, String)>,
     rlimits: Vec<(u32, u64, u64)>,
     umask: u32,
+    inherited: Vec<(OwnedFd, i32)>,
     docroot: Option<PathBuf>,
     default_listener: bool,
     workers: u32,
@@ -50,6 +52,7 @@ impl Builder {
             envs: Vec::new(),
             rlimits: Vec::new(),
             umask: 0o022,
+            inherited: Vec::new(),
             docroot: None,
             default_listener: true,
             workers: 1,
@@ -132,6 +135,18 @@ impl Builder {
         self
     }
 
+    /// Starts the server with this descriptor under that number.
+    pub fn inherit(mut self, fd: &impl AsRawFd, number: i32) -> Self {
+        // out of the way of all numbers that are asked for
+        // SAFETY: no pointers
+        let copy = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 500) };
+        assert!(copy >= 0, "F_DUPFD: {}", io::Error::last_os_error());
+        // SAFETY: the call has just made it, for us alone
+        let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+        self.inherited.push((copy, number));
+        self
+    }
+
     pub fn umask(mut self, mask: u32) -> Self {
         self.umask = mask;
         self
@@ -190,8 +205,9 @@ impl Builder {
         (status, server.log().join("\n"))
     }
 
+    /// Starts the server, and waits for nothing.
     #[track_caller]
-    fn spawn(self) -> Server {
+    pub fn spawn(self) -> Server {
         let own = self.docroot.is_none().then(own_docroot);
         let root = match (&own, &self.docroot) {
             (Some(dir), _) => dir.path().to_owned(),
@@ -215,6 +231,15 @@ impl Builder {
                 .arg(format!("--docroot={}", root.display()))
                 .arg(format!("--worker-processes={}", self.workers))
                 .arg(format!("--threads={}", self.threads));
+            // a whole module can be run with workers of another kind
+            if let Ok(kind) = std::env::var("RMOGSTORED_TEST_WORKERS")
+                && !self
+                    .args
+                    .iter()
+                    .any(|arg| arg.starts_with("--exec-workers"))
+            {
+                command.arg(format!("--exec-workers={kind}"));
+            }
         }
         if !self.bare && self.default_listener {
             command.arg("--httplisten=127.0.0.1:0");
@@ -259,7 +284,16 @@ impl Builder {
             (mount, target)
         });
         let filter = sandbox::filter(&self.without);
+        let inherited: Vec<(i32, i32)> = self
+            .inherited
+            .iter()
+            .map(|(fd, number)| (fd.as_raw_fd(), *number))
+            .collect();
         let prepare = move || {
+            for &(fd, number) in &inherited {
+                // SAFETY: no pointers; the copy is not close-on-exec
+                check(unsafe { libc::dup2(fd, number) }.min(0))?;
+            }
             // SAFETY: umask cannot fail and touches this process alone
             unsafe { libc::umask(umask as libc::mode_t) };
             for &(resource, soft, hard) in &rlimits {
@@ -336,7 +370,7 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-fn readable_tempdir() -> TempDir {
+pub(super) fn readable_tempdir() -> TempDir {
     let dir = tempfile::Builder::new()
         .prefix("rmogstored-test-")
         .tempdir()
@@ -393,13 +427,13 @@ impl Listener {
 }
 
 /// What the server wrote to stderr, line by line, while it runs.
-struct Log {
+pub(super) struct Log {
     shared: Arc<(Mutex<Vec<String>>, Condvar)>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Log {
-    fn follow(stderr: impl Read + Send + 'static) -> Log {
+    pub(super) fn follow(stderr: impl Read + Send + 'static) -> Log {
         let shared = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
         let theirs = Arc::clone(&shared);
         let reader = std::thread::spawn(move || {
@@ -418,12 +452,12 @@ impl Log {
         }
     }
 
-    fn lines(&self) -> Vec<String> {
+    pub(super) fn lines(&self) -> Vec<String> {
         self.shared.0.lock().unwrap().clone()
     }
 
     /// Waits for the first line from `skip` on that `wanted` likes.
-    fn wait(
+    pub(super) fn wait(
         &self,
         skip: usize,
         deadline: Duration,
@@ -441,7 +475,7 @@ impl Log {
     }
 
     /// Waits until every process that holds the pipe has gone, so that no line is missing.
-    fn join(&mut self) {
+    pub(super) fn join(&mut self) {
         let Some(reader) = self.reader.take() else {
             return;
         };

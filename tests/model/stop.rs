@@ -162,7 +162,8 @@ impl Acceptor {
     /// `Work::run`, without the gate.
     fn run(&self) {
         loop {
-            match self.order() {
+            let order = self.order();
+            match order {
                 LEAVE => return,
                 EMPTY => self.listener.set_nonblocking(true),
                 _ => {}
@@ -170,8 +171,9 @@ impl Acceptor {
             match self.accept() {
                 Ok(client) => self.served.lock().unwrap().push(client),
                 Err(Errno::Interrupted) => {}
-                Err(Errno::Again) if self.order() == ACCEPT => self.unblocked(),
-                Err(Errno::Again) => return,
+                Err(Errno::Again) if order == EMPTY => return,
+                // `Bell`: it may ring without reason, and it is no wait that a kick could miss.
+                Err(Errno::Again) => thread::yield_now(),
                 Err(Errno::NotListening) => {
                     assert_ne!(
                         self.order(),
@@ -182,17 +184,6 @@ impl Acceptor {
                 }
             }
         }
-    }
-
-    /// `Work::unblocked`: the word to stop comes soon, or the flag is a stranger's.
-    fn unblocked(&self) {
-        for _ in 0..2 {
-            thread::yield_now();
-            if self.order() != ACCEPT {
-                return;
-            }
-        }
-        self.listener.set_nonblocking(false);
     }
 
     /// `Acceptor::leave`.
@@ -234,6 +225,36 @@ fn a_worker_leaves_and_another_goes_on() {
         leaving.leave();
         leaving.kick_until_gone();
         clients.join().unwrap();
+        staying.empty();
+        staying.kick_until_gone();
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+        assert_eq!(leaving.served() + staying.served(), 3);
+    });
+}
+
+/// The same while somebody who shares the listener changes his mind about O_NONBLOCK.
+#[test]
+fn a_stranger_flips_the_listener() {
+    explore(3000, || {
+        let listener = Arc::new(Listener::default());
+        let (leaving, staying) = (Acceptor::new(0, &listener), Acceptor::new(1, &listener));
+        let mut threads = vec![leaving.start(), staying.start()];
+        for part in 0..2 {
+            let listener = Arc::clone(&listener);
+            threads.push(thread::spawn(move || {
+                for nr in 0..3 {
+                    match part {
+                        0 => listener.connect(nr),
+                        _ => listener.set_nonblocking(nr != 1),
+                    }
+                }
+            }));
+        }
+        leaving.leave();
+        leaving.kick_until_gone();
+        threads.drain(2..).for_each(|part| part.join().unwrap());
         staying.empty();
         staying.kick_until_gone();
         threads

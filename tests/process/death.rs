@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::traffic::{Failure, Habit, Tally, Traffic};
 use super::{alone, facts, signal};
 use crate::harness::server::{is_root, own_docroot};
-use crate::harness::{Conn, PATIENCE, Server, eventually, pattern};
+use crate::harness::{Conn, PATIENCE, Server, eventually, pattern, wait_for};
 
 const KILLS: usize = 20;
 
@@ -150,6 +150,24 @@ fn workers_drain_and_end_when_the_master_is_killed() {
     assert_eq!(server.read("dev1/upload").unwrap(), bytes);
 }
 
+/// Waits for the line that says that the next worker comes after `delay` milliseconds, less up to a quarter; the
+/// number of lines up to it.
+#[track_caller]
+fn wait_delay(server: &Server, skip: usize, delay: u64) -> usize {
+    wait_for(&format!("a delay of {delay} ms"), PATIENCE, || {
+        let log = server.log();
+        let is_it = |line: &String| {
+            let said = line
+                .split_once("starts in ")
+                .and_then(|(_, rest)| rest.split_once(" ms"));
+            said.and_then(|(ms, _)| ms.parse().ok())
+                .is_some_and(|ms: u64| (delay - delay / 4..=delay).contains(&ms))
+        };
+        let at = log.iter().skip(skip).position(is_it)?;
+        Some(skip + at + 1)
+    })
+}
+
 /// Replaced again and again, ever more slowly; the others serve on; and all is well when the reason has gone.
 #[test]
 fn a_worker_that_cannot_start_is_tried_again_with_growing_delays() {
@@ -163,8 +181,9 @@ fn a_worker_that_cannot_start_is_tried_again_with_growing_delays() {
     // others still find it by the descriptor that they hold
     fs::rename(docroot.path(), &aside).unwrap();
     signal(victim, libc::SIGKILL);
-    for delay in ["in 100 ms", "in 200 ms", "in 400 ms"] {
-        server.wait_log(delay, PATIENCE);
+    let mut skip = 0;
+    for delay in [100, 200, 400] {
+        skip = wait_delay(&server, skip, delay);
         for _ in 0..20 {
             let mut conn = server.conn();
             assert_eq!(conn.get("/dev1/file").expect(200, true).body, b"content");
@@ -195,7 +214,7 @@ fn where_nobody_is_left_the_next_worker_does_not_wait_long() {
         // the first one may have grown up while the others of its tree were awaited
         let victim = server.worker_pids()[0];
         signal(victim, libc::SIGKILL);
-        server.wait_log_after(skip, &format!("starts in {delay} ms"), PATIENCE);
+        wait_delay(&server, skip, delay);
         server.wait_log_after(skip, "worker 0 is ready", PATIENCE);
     }
     assert_eq!(server.conn().get("/dev1/file").status, 200);

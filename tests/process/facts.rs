@@ -13,6 +13,25 @@ pub fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
+/// They, and theirs.
+pub fn descendants(pid: i32) -> Vec<i32> {
+    let mut all = children(pid);
+    let mut at = 0;
+    while at < all.len() {
+        let more = children(all[at]);
+        all.extend(more);
+        at += 1;
+    }
+    all
+}
+
+/// Whether there is such a process, and it has not ended.
+pub fn is_alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    !matches!(state.chars().next(), None | Some('Z' | 'X'))
+}
+
 /// Its descriptors and where they lead; empty when it has gone.
 pub fn descriptors(pid: i32) -> Vec<(i32, String)> {
     let mut all: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
@@ -29,17 +48,43 @@ pub fn descriptors(pid: i32) -> Vec<(i32, String)> {
     all
 }
 
+/// Its title, as `ps` shows it.
+pub fn title(pid: i32) -> String {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&words).into_owned();
+    text.trim_end_matches('\0').to_owned()
+}
+
+/// Its name, which the title is not.
+pub fn name(pid: i32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_end().to_owned()
+}
+
+/// State, parent and process group: proc_pid_stat(5). None: it has gone.
+pub fn family(pid: i32) -> Option<(char, i32, i32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    let state = fields.next()?.chars().next()?;
+    Some((
+        state,
+        fields.next()?.parse().ok()?,
+        fields.next()?.parse().ok()?,
+    ))
+}
+
 /// How many sockets it holds.
 pub fn sockets(pid: i32) -> usize {
     let is_socket = |(_, place): &&(i32, String)| place.starts_with("socket:");
     descriptors(pid).iter().filter(is_socket).count()
 }
 
-/// The child of `master` that has accepted this connection.
+/// The descendant of this process that has accepted this connection.
 pub fn owner(master: i32, conn: &Conn) -> Option<i32> {
     let wanted = format!("socket:[{}]", conn.server_inode()?);
     let holds = |pid: &i32| descriptors(*pid).iter().any(|(_, place)| *place == wanted);
-    children(master).into_iter().find(holds)
+    descendants(master).into_iter().find(holds)
 }
 
 /// Whether a worker drains: its acceptors have gone, and before they went every reply had become the last of

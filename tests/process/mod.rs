@@ -4,6 +4,7 @@
 //! Those that measure or load the machine take `alone` first, so that they do not measure each other.
 
 mod balance;
+mod chaos;
 mod crowd;
 mod cycles;
 mod dead_device;
@@ -14,15 +15,26 @@ mod disk;
 mod durability;
 pub mod facts;
 mod fallback;
+mod group;
+mod handback;
 mod hang;
+mod image;
+mod inherit;
+mod ladder;
 mod log_file;
 mod nginx;
+mod nonblocking;
 mod notify;
 mod privileges;
 mod real_disk;
+mod reload;
+mod rollback;
+mod signals;
 mod slow;
 mod stop;
+mod stuck;
 pub mod traffic;
+mod upgrade;
 mod upload_kill;
 mod wrk;
 

@@ -13,7 +13,7 @@ use super::{alone, facts};
 use crate::harness::server::own_docroot;
 use crate::harness::{Conn, PATIENCE, Server, assert_same, eventually, pattern};
 
-struct Nginx {
+pub struct Nginx {
     child: Child,
     buffered: SocketAddr,
     streamed: SocketAddr,
@@ -50,7 +50,7 @@ fn config(dir: &Path, upstream: SocketAddr, buffered: SocketAddr, streamed: Sock
 
 impl Nginx {
     /// In front of `upstream`, on two ports: with and without buffering of request bodies.
-    fn start(upstream: SocketAddr) -> Option<Nginx> {
+    pub fn start(upstream: SocketAddr) -> Option<Nginx> {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let (buffered, streamed) = (free_port(), free_port());
         let conf = dir.path().join("nginx.conf");
@@ -103,7 +103,7 @@ impl Nginx {
     }
 
     /// What it says of our server, except that nobody listened while it was down.
-    fn complaints(&self) -> Vec<String> {
+    pub fn complaints(&self) -> Vec<String> {
         let log = self.errors();
         let about_us = |line: &&str| {
             line.contains("upstream") && !line.contains("buffered to a temporary file")
@@ -200,7 +200,7 @@ fn everything_works(addr: SocketAddr, folder: &str) {
 }
 
 /// Clients of nginx, until told to stop: every status but 200 and 201, counted.
-fn clients(nginx: &Nginx, enough: &AtomicBool, nr: usize) -> (u64, Vec<u16>) {
+pub fn clients(nginx: &Nginx, enough: &AtomicBool, nr: usize) -> (u64, Vec<u16>) {
     let addr = if nr.is_multiple_of(2) {
         nginx.buffered
     } else {

@@ -2,7 +2,9 @@
 //! about processes wants to know how many failed and whose they were, not only the first.
 
 use std::fmt;
+use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -70,7 +72,7 @@ pub struct Tally {
 
 struct Shared {
     addr: SocketAddr,
-    master: i32,
+    above: i32,
     enough: AtomicBool,
     stopping: AtomicBool,
     served: AtomicU64,
@@ -87,11 +89,18 @@ pub struct Traffic {
 impl Traffic {
     /// Starts so many clients of each habit.
     pub fn start(server: &Server, habits: &[(Habit, usize)]) -> Traffic {
+        Traffic::on(server.addr(), server.root(), server.pid(), habits)
+    }
+
+    /// The same with a server of another kind, whose processes are below `above`.
+    pub fn on(addr: SocketAddr, root: &Path, above: i32, habits: &[(Habit, usize)]) -> Traffic {
         let shared_file = pattern(SHARED_LEN);
-        server.write(SHARED, &shared_file);
+        let at = root.join(SHARED.trim_start_matches('/'));
+        fs::create_dir_all(at.parent().expect("a parent")).expect("mkdir -p");
+        fs::write(at, &shared_file).expect("write");
         let shared = Arc::new(Shared {
-            addr: server.addr(),
-            master: server.pid(),
+            addr,
+            above,
             enough: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             served: AtomicU64::new(0),
@@ -344,7 +353,7 @@ impl<'a> Client<'a> {
                 return Err("keep-alive where close was asked for".to_owned());
             }
             if line.first {
-                line.owner = facts::owner(self.shared.master, &line.conn);
+                line.owner = facts::owner(self.shared.above, &line.conn);
             }
             line.first = false;
             return Ok(self.habit != Habit::OneShot);

@@ -4,6 +4,7 @@
 //! open by an upload until wrk has ended: nobody is refused (the SYN is dropped), and every error that wrk
 //! still counts is a request that failed.
 
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -12,11 +13,11 @@ use crate::harness::{PATIENCE, Server, eventually, pattern};
 
 const CONNECTIONS: usize = 24;
 
-/// wrk against this file for some seconds.
-fn wrk(server: &Server) -> Option<Child> {
+/// wrk against `dev1/file` for so many seconds.
+pub fn wrk(addr: SocketAddr, seconds: u32) -> Option<Child> {
     let child = Command::new("wrk")
-        .args(["-t2", "-d3s", &format!("-c{CONNECTIONS}")])
-        .arg(format!("http://{}/dev1/file", server.addr()))
+        .args(["-t2", &format!("-d{seconds}s"), &format!("-c{CONNECTIONS}")])
+        .arg(format!("http://{addr}/dev1/file"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn();
@@ -30,7 +31,7 @@ fn wrk(server: &Server) -> Option<Child> {
 }
 
 /// `connect`, `read`, `write`, `timeout` of its `Socket errors:` line; zeros without one.
-fn socket_errors(report: &str) -> [u64; 4] {
+pub fn socket_errors(report: &str) -> [u64; 4] {
     let Some((_, line)) = report.split_once("Socket errors: ") else {
         return [0; 4];
     };
@@ -52,7 +53,7 @@ fn quit_under_wrk_fails_no_request() {
     let mut upload = server.conn();
     upload.send("PUT /dev1/upload HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\nx");
     upload.settle();
-    let Some(wrk) = wrk(&server) else {
+    let Some(wrk) = wrk(server.addr(), 3) else {
         return;
     };
     let before: Duration = workers.iter().map(|pid| facts::cpu(*pid)).sum();

@@ -99,7 +99,9 @@ impl Children {
                 let phase = line.state();
                 worker.press_on(phase, Duration::from_millis(awake), self.spawn_timeout);
             } else if stuck >= self.hard_timeout.as_millis() as u64 {
-                worker.kill(format_args!("has had all its consumers stuck for {stuck} ms"));
+                worker.kill(format_args!(
+                    "has had all its consumers stuck for {stuck} ms"
+                ));
             }
         }
         self.replace_silent_leader(awake);

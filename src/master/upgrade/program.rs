@@ -3,6 +3,7 @@
 //! what is found.
 
 use super::{Heard, LEN, Link, VARIABLE, VERSION, Word};
+use crate::sys::inherit::pass;
 use crate::sys::{process, signal};
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -84,7 +85,7 @@ impl Program {
             None => keep,
         };
         for fd in inherited {
-            if let Err(e) = process::inherit(fd) {
+            if let Err(e) = pass(fd) {
                 return e;
             }
         }
@@ -96,11 +97,11 @@ impl Program {
             .args(self.argv.iter().skip(1))
             // It would take the watchdog for another's: that one's pid is in there.
             .env_remove("WATCHDOG_PID")
-            .envs(legacy.variables.iter().map(|(name, value)| (name, value)))
-            .env(
-                VARIABLE,
-                format!("{VERSION}:{}:{pidfile}", link.as_fd().as_raw_fd()),
-            );
+            .envs(legacy.variables.iter().map(|(name, value)| (name, value)));
+        if foreign.is_none() {
+            let link = link.as_fd().as_raw_fd();
+            command.env(VARIABLE, format!("{VERSION}:{link}:{pidfile}"));
+        }
         command.exec()
     }
 

@@ -2,6 +2,7 @@
 
 use super::program::{Legacy, Program};
 use super::{Heard, Link, Word};
+use crate::control::report::Phase;
 use crate::sys::process::{self, Forked, Pid, Solo};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -28,14 +29,14 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// For status and log lines.
-    pub fn name(self) -> &'static str {
+    /// For who asks.
+    pub fn phase(self) -> Phase {
         match self {
-            Stage::Started | Stage::Foreign => "starting",
-            Stage::Bound => "bound",
-            Stage::Ready | Stage::Committing => "ready",
-            Stage::Committed => "committed",
-            Stage::Condemned(_) | Stage::Killed => "rolling back",
+            Stage::Started | Stage::Foreign => Phase::Starting,
+            Stage::Bound => Phase::Bound,
+            Stage::Ready | Stage::Committing => Phase::Ready,
+            Stage::Committed => Phase::Committed,
+            Stage::Condemned(_) | Stage::Killed => Phase::RollingBack,
         }
     }
 }
@@ -220,7 +221,10 @@ impl Successor {
             Stage::Committed if !self.is_auto => {
                 "both serve: QUIT the one that shall go".to_owned()
             }
-            stage => stage.name().to_owned(),
+            Stage::Started => "it has been started".to_owned(),
+            Stage::Ready => "all its workers are ready".to_owned(),
+            Stage::Committing | Stage::Committed => "it takes over".to_owned(),
+            Stage::Condemned(_) | Stage::Killed => "it has failed and ends".to_owned(),
         }
     }
 }

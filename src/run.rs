@@ -1,72 +1,81 @@
 //! The run folder, where the lock files are: derived from the configuration
 //! alone, so that the next start, and a successor in an upgrade, finds the same.
 
-use super::{Failure, failed};
 use crate::config::{Config, Site};
 use crate::store::path::RUN_DIR;
-use crate::sys::{file, process};
-use crate::worker::privileges::Identity;
+use crate::sys::process;
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-/// Finds or makes it: beside the pidfile if there is one, else in the first
-/// docroot (no client can name it there), else, where the server may not write
-/// to that, in the system's folder of temporary files. `user`: whom workers
-/// become; it is theirs then.
-pub(super) fn folder(
-    config: &Config,
-    docroot: &OwnedFd,
-    user: Option<&Identity>,
-) -> Result<PathBuf, Failure> {
-    let mut candidates = Vec::new();
-    if let Some(pidfile) = &config.pidfile {
-        let mut beside = pidfile.as_os_str().to_owned();
-        beside.push(".run");
-        let beside = PathBuf::from(beside);
-        // In a docroot clients could name it.
-        let is_served = |site: &Site| beside.starts_with(&site.docroot);
-        if !config.sites.iter().any(is_served) {
-            candidates.push(beside);
-        }
-    }
-    candidates.push(config.sites[0].docroot.join(OsStr::from_bytes(RUN_DIR)));
-    let root = file::facts(docroot.as_fd()).map_err(failed("the docroot"))?;
-    candidates
-        .push(std::env::temp_dir().join(format!("rmogstored-{:x}-{:x}", root.device, root.inode)));
+/// Whom workers become: then it is theirs.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    pub user: u32,
+    pub group: u32,
+}
+
+/// Finds or makes it: the first of [`candidates`] that will do.
+pub fn folder(config: &Config, owner: Option<Owner>) -> io::Result<PathBuf> {
+    let public = std::env::temp_dir();
     let mut last = None;
-    let in_public = candidates.len() - 1;
-    for (nr, candidate) in candidates.into_iter().enumerate() {
-        match make(&candidate, user, nr == in_public) {
-            Ok(()) => {
-                // Workers may have another working directory one day.
-                return std::path::absolute(&candidate).map_err(failed("the run folder"));
-            }
+    for candidate in candidates(config) {
+        let in_public = candidate.parent() == Some(&public);
+        match make(&candidate, owner, in_public) {
+            // Workers may have another working directory one day.
+            Ok(()) => return std::path::absolute(&candidate),
             Err(e) => {
-                last = Some(failed(format_args!("lock files: {}", candidate.display()))(
-                    e,
-                ))
+                let text = format!("lock files: {}: {e}", candidate.display());
+                last = Some(io::Error::new(e.kind(), text));
             }
         }
     }
-    Err(last.unwrap_or_else(|| Failure("no folder for lock files".to_owned())))
+    Err(last.unwrap_or_else(|| io::Error::other("no folder for lock files")))
+}
+
+/// Where it may be: beside the pidfile if there is one, else in the first
+/// docroot (no client can name it there), else, where the server may not write
+/// to that, in the system's folder of temporary files.
+pub fn candidates(config: &Config) -> impl Iterator<Item = PathBuf> {
+    let beside = config.pidfile.as_deref().map(beside);
+    // In a docroot clients could name it.
+    let is_served = |beside: &PathBuf| {
+        let is_below = |site: &Site| beside.starts_with(&site.docroot);
+        config.sites.iter().any(is_below)
+    };
+    let docroot = &config.sites[0].docroot;
+    let temporary = std::iter::once_with(move || {
+        let root = std::fs::metadata(docroot).ok()?;
+        let name = format!("rmogstored-{:x}-{:x}", root.dev(), root.ino());
+        Some(std::env::temp_dir().join(name))
+    });
+    beside
+        .filter(|beside| !is_served(beside))
+        .into_iter()
+        .chain([docroot.join(OsStr::from_bytes(RUN_DIR))])
+        .chain(temporary.flatten())
+}
+
+fn beside(pidfile: &Path) -> PathBuf {
+    let mut beside = pidfile.as_os_str().to_owned();
+    beside.push(".run");
+    PathBuf::from(beside)
 }
 
 /// Ours or our workers', and nobody else's: what others could put there they
 /// could lock. Root takes it from whom an earlier start has given it to, but in
 /// public, where anybody could have made it.
-fn make(folder: &Path, user: Option<&Identity>, in_public: bool) -> io::Result<()> {
+fn make(folder: &Path, wanted: Option<Owner>, in_public: bool) -> io::Result<()> {
     match std::fs::DirBuilder::new().mode(0o700).create(folder) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
         _ => {}
     }
     let found = std::fs::symlink_metadata(folder)?;
     let (we, owner) = (process::user(), found.uid());
-    let is_ours = owner == we || user.is_some_and(|user| user.user == owner);
+    let is_ours = owner == we || wanted.is_some_and(|wanted| wanted.user == owner);
     let may_take = we == 0 && !in_public;
     if !found.is_dir() || !(is_ours || may_take) || found.mode() & 0o022 != 0 {
         return Err(io::Error::new(
@@ -74,8 +83,8 @@ fn make(folder: &Path, user: Option<&Identity>, in_public: bool) -> io::Result<(
             "it must be a directory of the server's user that nobody else can write to",
         ));
     }
-    match user {
-        Some(user) => give(folder, user.user, user.group)?,
+    match wanted {
+        Some(wanted) => give(folder, wanted.user, wanted.group)?,
         None if !is_ours => give(folder, we, found.gid())?,
         None => {}
     }
