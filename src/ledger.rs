@@ -172,6 +172,13 @@ impl Ledger {
         self.set(Entry::new(act, Tick::now(), flags));
     }
 
+    /// The same subject, the next act, at once: without another look at the clock.
+    pub fn then(&self, act: Act) {
+        let Entry(now) = self.entry();
+        let flags = now & HAS_SUBJECT;
+        self.set(Entry::new(act, Entry(now).since(), flags));
+    }
+
     /// A request was answered.
     pub fn answered(&self) {
         add(&self.requests, 1);
@@ -271,6 +278,9 @@ mod tests {
         ledger.go(Act::Read);
         assert_eq!(told(&ledger), "GET /dev1/a\\nb, read");
         assert!(ledger.tell(before).is_none());
+        ledger.then(Act::Open);
+        ledger.then(Act::Read);
+        assert_eq!(told(&ledger), "GET /dev1/a\\nb, read");
         ledger.end();
         assert_eq!(told(&ledger), "-");
         ledger.begin(monotonic_ns());

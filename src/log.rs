@@ -15,7 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use std::fmt::Arguments;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -180,6 +180,11 @@ pub fn reopen() -> io::Result<Reopened> {
 /// Lines go to this file, which the master has opened.
 pub fn follow(opened: BorrowedFd<'_>) -> io::Result<()> {
     process::redirect(Standard::Error, opened)
+}
+
+/// Another image of the program was given these.
+pub fn set_ears(before: OwnedFd) {
+    *EARS.lock() = Some(before.into());
 }
 
 /// What a forked child must keep beside stderr. Nothing may be logged while

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 /// Bytes of a text; a longer one is cut.
 pub const MAX_TEXT: usize = 8 * (WORDS - 1);
 
-/// A version, odd while somebody writes, and the bytes, padded by NUL.
+/// A version, odd while somebody writes, and the bytes up to a NUL, or to the end.
 pub const WORDS: usize = 24;
 
 /// How often a reader looks again when it was disturbed: texts change seldom.
@@ -49,7 +49,9 @@ impl Text<'_> {
             bytes[len..][..part.len()].copy_from_slice(part);
             len += part.len();
         }
-        for (word, bytes) in words.iter().zip(bytes.as_chunks::<8>().0) {
+        // Up to the first NUL: most texts are short.
+        let used = bytes.as_chunks::<8>().0.iter().take(len / 8 + 1);
+        for (word, bytes) in words.iter().zip(used) {
             word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
         }
         version.store(now + 2, Ordering::Release);
@@ -96,8 +98,11 @@ mod tests {
         assert_eq!(get(&words), "-");
         text.set(&[b"GET ", b"/dev1/file"]);
         assert_eq!(get(&words), "GET /dev1/file");
-        text.set(&[b"a"]);
-        assert_eq!(get(&words), "a");
+        for len in [1, 7, 8, 9, 15, 16, 0, MAX_TEXT - 1, 3] {
+            let short = "b".repeat(len);
+            text.set(&[short.as_bytes()]);
+            assert_eq!(get(&words), if len == 0 { "-" } else { &short });
+        }
         text.set(&[b"a", &[b'b'; MAX_TEXT], b"c"]);
         assert_eq!(get(&words), format!("a{}", "b".repeat(MAX_TEXT - 1)));
         text.clear();

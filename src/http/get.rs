@@ -73,7 +73,7 @@ fn file_reply(head: &Head<'_>, file: File, facts: &Facts, to: &mut Answer<'_>) -
     if span.len() > INLINE {
         return to.send(Sending::one(download, span, head.target));
     }
-    to.ledger.go(Act::Read);
+    to.ledger.then(Act::Read);
     match download.read_into(to.out, span.first(), span.len() as usize) {
         Ok(n) if n as u64 == span.len() => to.done(),
         // It shrank since fstat: the reply must not go out at all.

@@ -2,6 +2,7 @@
 //! mio loop over signals, the workers' channels, and those who ask something of
 //! it; take one event, do one thing.
 
+mod birth;
 pub mod children;
 mod daemon;
 mod reload;
@@ -12,17 +13,16 @@ mod stop;
 mod take_over;
 pub mod upgrade;
 
-use crate::config::{Config, ExecWorkers, Snapshot};
+use crate::config::{Config, Snapshot};
 use crate::control::{Asker, Office, Order};
 use crate::listener::Listener;
 use crate::pidfile::Pidfile;
 use crate::scoreboard::{MAX_SLOTS, MAX_WORKERS, Scoreboard};
 use crate::sys::signal::{Inbox, Signal};
 use crate::sys::{process, title};
-use crate::worker::image::{Image, Parcel};
+use crate::worker::image::Image;
 use crate::worker::privileges::Privileges;
-use crate::worker::{self, Door, Start};
-use children::{Children, Dead, Heir};
+use children::{Children, Dead};
 use daemon::Daemon;
 use mio::{Events, Poll, Token};
 use reload::Reload;
@@ -30,7 +30,6 @@ use service::Service;
 pub use start::{check, give_up, run};
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use stop::Stopping;
@@ -396,70 +395,5 @@ impl Master {
             }
         }
         Ok(())
-    }
-
-    /// On the child's side of the fork: from here on this process is a worker.
-    /// What the master owns lies dead in its memory and is never dropped.
-    fn become_worker(&mut self, heir: Heir) -> ! {
-        let nr = heir.nr;
-        let doors = std::mem::take(&mut self.listeners).into_iter();
-        let doors: Vec<Door> = doors
-            .map(|listener| Door {
-                is_lent: listener.is_lent(),
-                site: listener.site,
-                serves: listener.serves,
-                listener: listener.into_socket(),
-            })
-            .collect();
-        let is_image = match self.config.supervision.exec_workers {
-            ExecWorkers::Always => true,
-            ExecWorkers::Never => false,
-            ExecWorkers::Auto => self.children.looks_corrupt(nr),
-        };
-        let end = if is_image {
-            self.become_image(heir, &doors)
-        } else {
-            self.become_copy(heir, doors)
-        };
-        let code = end.unwrap_or_else(|e| {
-            log::error!("worker {nr}: after the fork: {e}");
-            1
-        });
-        process::exit(code)
-    }
-
-    fn become_copy(&self, heir: Heir, doors: Vec<Door>) -> io::Result<i32> {
-        let (nr, slot) = (heir.nr, heir.slot);
-        let keep: Vec<_> = doors.iter().map(|door| door.listener.as_fd()).collect();
-        let (channel, signals) = heir.settle(&keep)?;
-        Ok(worker::run(Start {
-            nr,
-            slot,
-            config: self.config.clone(),
-            doors,
-            run: self.run.clone(),
-            channel,
-            scoreboard: self.scoreboard.clone(),
-            consumers: self.consumers,
-            umask: self.umask,
-            signals,
-            privileges: self.privileges.clone(),
-        }))
-    }
-
-    fn become_image(&self, heir: Heir, doors: &[Door]) -> io::Result<i32> {
-        let (nr, slot) = (heir.nr, heir.slot);
-        let mut keep: Vec<_> = doors.iter().map(|door| door.listener.as_fd()).collect();
-        keep.extend(self.image.fds());
-        let channel = heir.pack(&keep)?;
-        Err(self.image.exec(&Parcel {
-            nr,
-            slot,
-            consumers: self.consumers,
-            umask: self.umask,
-            run: &self.run,
-            channel: &channel,
-            doors,
-        }))
     }
 }

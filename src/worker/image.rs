@@ -8,7 +8,7 @@ use super::{Door, Start};
 use crate::channel::Channel;
 use crate::config::Snapshot;
 use crate::listener::Serves;
-use crate::log::{destinations, set_destinations};
+use crate::log::{destinations, ears, set_destinations, set_ears};
 use crate::scoreboard::{MAX_SLOTS, Scoreboard};
 use crate::sys::exec::Program;
 use crate::sys::inherit::{self, pass, take_variable};
@@ -47,6 +47,7 @@ pub struct Parcel<'a> {
     pub slot: usize,
     pub consumers: usize,
     pub umask: u32,
+    pub privileges: &'a Privileges,
     /// Where the lock files are.
     pub run: &'a Path,
     pub channel: &'a Channel,
@@ -98,12 +99,17 @@ impl Image {
             let lent = if door.is_lent { ":lent" } else { "" };
             Ok(format!("{fd}:{}:{}{lent}", door.site, door.serves))
         });
+        let ears = match ears().as_ref() {
+            Some(before) => pass(before.as_fd())?.to_string(),
+            None => "-".to_owned(),
+        };
         let text = format!(
-            "nr={} slot={} consumers={} umask={} log={} channel={} snapshot={} scoreboard={} doors={} run=",
+            "nr={} slot={} consumers={} umask={} privileges={} log={} ears={ears} channel={} snapshot={} scoreboard={} doors={} run=",
             parcel.nr,
             parcel.slot,
             parcel.consumers,
             parcel.umask,
+            parcel.privileges,
             destinations(),
             pass(parcel.channel.as_fd())?,
             pass(self.snapshot.as_fd())?,
@@ -146,6 +152,7 @@ struct Given {
     slot: usize,
     consumers: usize,
     umask: u32,
+    privileges: Privileges,
     run: PathBuf,
     channel: Channel,
     snapshot: Snapshot,
@@ -160,7 +167,12 @@ impl Given {
         let slot = words.number("slot")?;
         let consumers = words.number("consumers")?;
         let umask = words.number("umask")?;
+        let privileges = words.number("privileges")?;
         let destinations = words.number("log")?;
+        let ears = match words.text("ears")? {
+            "-" => None,
+            fd => Some(adopt(fd).map_err(|why| format!("ears: {why}"))?),
+        };
         let channel = words
             .fd("channel")
             .and_then(|fd| Channel::from_fd(fd).map_err(|e| format!("channel: {e}")))?;
@@ -180,11 +192,13 @@ impl Given {
             ));
         }
         set_destinations(destinations);
+        ears.into_iter().for_each(set_ears);
         Ok(Given {
             nr,
             slot,
             consumers,
             umask,
+            privileges,
             run,
             channel,
             snapshot,
@@ -215,7 +229,6 @@ impl Given {
         let Ok(config) = self.snapshot.config() else {
             return Err(io::Error::other("the master's configuration is refused"));
         };
-        let privileges = Privileges::find(&config)?;
         let signals = Inbox::open()?;
         signal::ignore_but_stops()?;
         Mask::none().apply();
@@ -229,8 +242,8 @@ impl Given {
             scoreboard: self.scoreboard,
             consumers: self.consumers,
             umask: self.umask,
+            privileges: self.privileges,
             signals,
-            privileges,
         })
     }
 }
@@ -308,7 +321,7 @@ mod tests {
 
     #[test]
     fn what_is_no_parcel_is_refused_by_the_name_of_what_is_wrong() {
-        let good = "nr=0 slot=0 consumers=1 umask=18 log=1 ";
+        let good = "nr=0 slot=0 consumers=1 umask=18 privileges=-,- log=1 ears=- ";
         for (words, named) in [
             ("", "no nr"),
             ("1", "no nr"),

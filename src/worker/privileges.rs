@@ -4,7 +4,9 @@
 use crate::config::Config;
 use crate::sys::{process, user};
 use std::ffi::CString;
+use std::fmt;
 use std::io;
+use std::str::FromStr;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,6 +77,52 @@ impl Privileges {
             return Err(refused(format!("user={uid}: root can be had back")));
         }
         Ok(())
+    }
+}
+
+/// For a worker that is a fresh image of the program, which finds no names.
+impl fmt::Display for Privileges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |n: Option<String>| n.unwrap_or_else(|| "-".to_owned());
+        let nice = number(self.nice.map(|n| n.to_string()));
+        let core = number(self.core_limit.map(|n| n.to_string()));
+        write!(f, "{nice},{core}")?;
+        let Some(id) = &self.identity else {
+            return Ok(());
+        };
+        write!(f, ",{},{}", id.user, id.group)?;
+        id.groups.iter().try_for_each(|group| write!(f, ",{group}"))
+    }
+}
+
+impl FromStr for Privileges {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Privileges, String> {
+        let bad = || format!("{text:?} is no list of rights");
+        let number = |word: Option<&str>| match word {
+            Some("-") => Ok(None),
+            Some(word) => word.parse::<i128>().map(Some).map_err(|_| bad()),
+            None => Err(bad()),
+        };
+        let mut words = text.split(',');
+        let nice = number(words.next())?.map(i32::try_from);
+        let core_limit = number(words.next())?.map(u64::try_from);
+        let ids: Result<Vec<u32>, _> = words.map(str::parse).collect();
+        let identity = match ids.map_err(|_| bad())?[..] {
+            [] => None,
+            [_] => return Err(bad()),
+            [user, group, ref groups @ ..] => Some(Identity {
+                user,
+                group,
+                groups: groups.to_vec(),
+            }),
+        };
+        Ok(Privileges {
+            identity,
+            nice: nice.transpose().map_err(|_| bad())?,
+            core_limit: core_limit.transpose().map_err(|_| bad())?,
+        })
     }
 }
 
@@ -192,6 +240,36 @@ mod tests {
             assert!(found.unwrap_err().to_string().contains("only root"));
             let ours = (uid.to_string(), gid.to_string());
             assert_eq!(identity(Some(&ours.0), Some(&ours.1)).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_fresh_image_has_the_same() {
+        let identity = Identity {
+            user: 1,
+            group: 2,
+            groups: vec![2, 30],
+        };
+        for privileges in [
+            Privileges::default(),
+            Privileges {
+                identity: Some(identity.clone()),
+                nice: None,
+                core_limit: Some(u64::MAX),
+            },
+            Privileges {
+                identity: Some(Identity {
+                    groups: Vec::new(),
+                    ..identity
+                }),
+                nice: Some(-20),
+                core_limit: None,
+            },
+        ] {
+            assert_eq!(privileges.to_string().parse(), Ok(privileges));
+        }
+        for text in ["", "-", "-,-,", "-,-,1", "-,-1", "x,-", "-,-,1,x"] {
+            assert!(text.parse::<Privileges>().is_err(), "{text:?}");
         }
     }
 }

@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// No step takes longer on a machine that works.
-const STEP: Duration = Duration::from_secs(2);
+/// No step takes longer on a machine that works, however busy it is.
+const STEP: Duration = Duration::from_secs(5);
 
 /// Docroots and devices that do not answer within this are not waited for: they
 /// hang, and others are to be served.
@@ -282,7 +282,7 @@ mod tests {
             Ok(())
         };
         let error = within("a step", hangs).unwrap_err().to_string();
-        assert_eq!(error, "self-test: a step: no end within 2s");
+        assert_eq!(error, "self-test: a step: no end within 5s");
         assert!(begun.elapsed() >= STEP);
         drop(stop);
     }
