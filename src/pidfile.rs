@@ -49,6 +49,9 @@ impl Pidfile {
                         return Err(io::Error::other(format!("already running on PID: {pid}")));
                     }
                     _ if Instant::now() < end => std::thread::sleep(PAUSE),
+                    Holder::Perhaps(pid) => {
+                        return Err(io::Error::other(format!("already running on PID: {pid}")));
+                    }
                     Holder::Starting => {
                         return Err(io::Error::other(
                             "already running: its pid is not written yet",
@@ -97,17 +100,25 @@ impl Pidfile {
     /// which the file is empty, and on a full disk what stands there stays.
     pub fn write(&self, pid: u32) -> io::Result<()> {
         let text = format!("{pid}\n");
-        self.file
-            .write_all_at(text.as_bytes(), 0)
-            .map_err(|e| match e.kind() {
+        let (before, len) = (self.file.metadata()?.len(), text.len() as u64);
+        if before < len {
+            // First, since a write beyond the end is seen cut off there: as
+            // another pid. What this adds is behind the first line.
+            self.file.set_len(len)?;
+        }
+        if let Err(e) = self.file.write_all_at(text.as_bytes(), 0) {
+            // The old content must do, and does.
+            let _ = self.file.set_len(before);
+            return Err(match e.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => io::Error::new(
                     e.kind(),
                     format!("the pid could not be written, make room there: {e}"),
                 ),
                 _ => e,
-            })?;
+            });
+        }
         // Readers mind the first line alone.
-        self.file.set_len(text.len() as u64)
+        self.file.set_len(len)
     }
 
     /// Says that nobody runs any more.
@@ -152,6 +163,7 @@ pub fn read(path: &Path) -> io::Result<Found<u32>> {
             Holder::Master(pid) if is_there => return Ok(Found::Held(pid)),
             _ if Instant::now() < end => std::thread::sleep(PAUSE),
             _ if !is_there => return Err(replaced()),
+            Holder::Perhaps(pid) => return Ok(Found::Held(pid)),
             _ => {
                 return Err(io::Error::other(
                     "who has claimed it has not written its pid yet: is it just starting?",
@@ -225,6 +237,9 @@ fn replaced() -> io::Error {
 /// Who keeps us from a claim.
 enum Holder {
     Master(u32),
+    /// A pid without its line end: so some programs write it, and so one looks
+    /// that is read while it is written over.
+    Perhaps(u32),
     /// A master that has not written its pid yet.
     Starting,
     /// Nobody, or somebody who reads, with a shared lock: gone in a moment.
@@ -242,7 +257,12 @@ fn holder(file: &File) -> io::Result<Holder> {
     const LEN: usize = 16;
     let mut bytes = [0; LEN];
     let len = file.read_at(&mut bytes, 0)?;
-    Ok(parse(&bytes[..len]).map_or(Holder::Starting, Holder::Master))
+    let bytes = &bytes[..len];
+    Ok(match parse(bytes) {
+        Some(pid) if bytes.contains(&b'\n') => Holder::Master(pid),
+        Some(pid) => Holder::Perhaps(pid),
+        None => Holder::Starting,
+    })
 }
 
 /// The first line, with its end or without: a process id.
@@ -267,6 +287,16 @@ mod tests {
         }
     }
 
+    /// Until nobody holds it: a child of another test's has our descriptors too,
+    /// until it executes something.
+    fn await_free(path: &Path) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while read(path).unwrap() != Found::NotHeld {
+            assert!(Instant::now() < end, "it is still held");
+            std::thread::sleep(PAUSE);
+        }
+    }
+
     #[test]
     fn one_claim_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
@@ -283,6 +313,7 @@ mod tests {
         first.clear().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"");
         drop(first);
+        await_free(&path);
         Pidfile::claim(&path).unwrap().write(5).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"5\n");
     }
@@ -346,7 +377,13 @@ mod tests {
         let reader = open_to_read(&path).unwrap();
         assert!(reader.try_lock_shared().is_err());
         assert_eq!(read(&path).unwrap(), Found::Held(4711));
+        // As another program may have written it.
+        claim.file.set_len(4).unwrap();
+        assert_eq!(read(&path).unwrap(), Found::Held(4711));
+        assert_eq!(refusal(&path), "already running on PID: 4711");
+        claim.write(4711).unwrap();
         drop(claim);
+        await_free(&path);
         reader.try_lock_shared().unwrap();
         assert_eq!(read(&path).unwrap(), Found::NotHeld);
         assert_eq!(fs::read(&path).unwrap(), b"4711\n");
@@ -383,10 +420,9 @@ mod tests {
             let path = path.clone();
             move || {
                 loop {
-                    let text = fs::read_to_string(&path).unwrap();
-                    match parse(text.as_bytes()) {
-                        Some(1) => return,
-                        other => assert!(matches!(other, Some(123_456 | 99)), "{text:?}"),
+                    match read(&path).unwrap() {
+                        Found::Held(1) => return,
+                        other => assert!(matches!(other, Found::Held(123_456 | 99)), "{other:?}"),
                     }
                 }
             }
@@ -417,6 +453,7 @@ mod tests {
         let other = open(&path).unwrap();
         assert!(Pidfile::inherit(other.into(), &path).is_err());
         drop(theirs);
+        await_free(&path);
         Pidfile::claim(&path).unwrap();
     }
 
@@ -431,6 +468,7 @@ mod tests {
         assert!(claim.claim_oldbin().is_err());
         old.clear().unwrap();
         drop(old);
+        await_free(&folder.path().join("pid.oldbin"));
         assert_eq!(fs::read(folder.path().join("pid.oldbin")).unwrap(), b"");
         claim.claim_oldbin().unwrap();
     }
@@ -447,6 +485,7 @@ mod tests {
         };
         assert_eq!(us.pid(), std::process::id());
         drop(claim);
+        await_free(&path);
         assert!(matches!(find(&path).unwrap(), Found::NotHeld));
     }
 
