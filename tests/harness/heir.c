@@ -20,6 +20,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,6 +48,10 @@ int main(int argc, char **argv)
             if (send(handshake, step + 4, strlen(step + 4), 0) < 0)
                 dprintf(2, "heir: say: %s\n", strerror(errno));
         } else if (!strcmp(step, "hear")) {
+            /* the old one's end may not block, and so ours may not */
+            struct pollfd one = {handshake, POLLIN, 0};
+            while (poll(&one, 1, -1) < 0)
+                ;
             ssize_t n = recv(handshake, text, sizeof text - 1, 0);
             if (n <= 0) {
                 dprintf(2, "heir: the old master has gone\n");

@@ -142,7 +142,7 @@ impl Drop for Chaos {
 impl Chaos {
     fn new(builder: Builder) -> Option<Chaos> {
         let tree = builder.start(&Program::Ours)?;
-        let chaos = Chaos {
+        let mut chaos = Chaos {
             master: tree.first(),
             wanted: 2,
             edits: 0,
@@ -152,7 +152,7 @@ impl Chaos {
             random: Random::new(),
             tree,
         };
-        chaos.tree.settle(&[(chaos.master, chaos.wanted)]);
+        chaos.settle();
         Some(chaos)
     }
 
@@ -256,7 +256,7 @@ impl Chaos {
                 self.edit();
                 self.tree.verb(&["--reload"]).expect(0, &[]);
             }
-            Step::KillWorker => return self.kill_worker(),
+            Step::KillWorker => self.kill_worker(),
             _ => self.upgrade(step),
         }
         true
@@ -272,17 +272,14 @@ impl Chaos {
         true
     }
 
-    fn kill_worker(&mut self) -> bool {
+    fn kill_worker(&mut self) {
         let worker = self.worker();
-        let age = self.born.get(&worker).map(Instant::elapsed);
-        if age.is_none_or(|age| age < GROWN_UP) {
-            return false;
-        }
+        let born = self.born[&worker];
+        eventually("it to grow up", PATIENCE, || born.elapsed() > GROWN_UP);
         let at = Instant::now();
         self.tree.signal(worker, libc::SIGKILL);
         self.tree.await_gone(worker);
         self.killed.insert(worker, (at, Instant::now()));
-        true
     }
 
     fn upgrade(&mut self, step: Step) {

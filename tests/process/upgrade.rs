@@ -214,7 +214,12 @@ fn status_tells_how_far_it_is() {
     let new = tree.await_successor(skip);
     let mut seen = Vec::new();
     while !tree.has_said(skip, "upgrade: committed") {
-        let status = tree.status();
+        // one that ends just then has no answer
+        let ended = tree.verb(&["--status", "--json"]);
+        let Ok(status) = serde_json::from_str::<serde_json::Value>(&ended.out) else {
+            assert_eq!(ended.code, Some(1), "{}", ended.err);
+            continue;
+        };
         if status["pid"] == old {
             assert!(status["predecessor"].is_null(), "{status:#}");
             assert_eq!(status["upgrade"]["pid"], new, "{status:#}");
@@ -319,10 +324,10 @@ fn the_environment_does_not_grow() {
         names.sort();
         seen.push(names);
     }
-    assert_eq!(
-        seen[0],
-        ["CMOGSTORED_FD", "RMOGSTORED_FD", "RMOGSTORED_UPGRADE"]
-    );
+    for name in ["CMOGSTORED_FD", "RMOGSTORED_FD", "RMOGSTORED_UPGRADE"] {
+        assert!(seen[0].iter().any(|seen| seen == name), "{seen:?}");
+    }
+    assert!(seen[0].len() <= 4, "{seen:?}");
     assert_eq!(seen[1], seen[0]);
     assert_eq!(seen[2], seen[0]);
     tree.stop();
@@ -686,7 +691,10 @@ fn the_program_is_looked_up_anew_where_it_was_started() {
     }
     let current = builder.path("current");
     std::os::unix::fs::symlink(&first, &current).unwrap();
-    let Some(tree) = start(builder.by_name_in(&current)) else {
+    // as a shell says it: by the link
+    let pwd = current.to_str().unwrap().to_owned();
+    let builder = builder.by_name_in(&current).env("PWD", &pwd);
+    let Some(tree) = start(builder) else {
         return;
     };
     // the release that was started is removed, as deployment tools do
@@ -699,7 +707,7 @@ fn the_program_is_looked_up_anew_where_it_was_started() {
     upgrade_to_the_end(&tree, 2);
     assert!(seen.exists(), "another program was executed");
     let cwd = fs::read_to_string(&seen).unwrap();
-    eprintln!("the successor works in {}", cwd.trim());
+    assert_eq!(cwd.trim(), second.canonicalize().unwrap().to_str().unwrap());
     tree.stop();
 }
 
