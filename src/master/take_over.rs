@@ -13,6 +13,7 @@ use crate::pidfile::Pidfile;
 use crate::sys::process::{End, Pid};
 use crate::sys::watch;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 /// The old one's side.
 pub(super) struct Upgrade {
@@ -23,7 +24,12 @@ pub(super) struct Upgrade {
     askers: Vec<Asker>,
     /// How the last one ended.
     outcome: String,
+    /// The predecessor has gone then, and what it may have left is to be swept.
+    bereaved: Option<Instant>,
 }
+
+/// A process that has ended holds nothing after this.
+const CLAIM_ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 impl Upgrade {
     pub(super) fn new(program: Program) -> Upgrade {
@@ -33,6 +39,7 @@ impl Upgrade {
             oldbin: None,
             askers: Vec::new(),
             outcome: String::new(),
+            bereaved: None,
         }
     }
 
@@ -43,9 +50,9 @@ impl Upgrade {
 
     /// Whether there is something to wait for.
     pub(super) fn is_under_way(&self) -> bool {
-        self.successor
-            .as_ref()
-            .is_some_and(|successor| successor.stage != Stage::Committed)
+        let successor = self.successor.as_ref();
+        self.bereaved.is_some()
+            || successor.is_some_and(|successor| successor.stage != Stage::Committed)
     }
 
     /// Two are one again.
@@ -268,6 +275,7 @@ impl Master {
     pub(super) fn tend_predecessor(&mut self) -> Result<(), Failure> {
         let ready = self.children.ready();
         let is_ready = self.children.are_all_ready() && self.stopping == Stopping::No;
+        self.sweep_oldbin();
         let Some(predecessor) = &mut self.predecessor else {
             return if is_ready && !self.is_in_charge {
                 self.take_charge()
@@ -285,11 +293,27 @@ impl Master {
             self.take_charge()?;
         }
         if !is_alive {
-            let pid = self.predecessor.take().map(|gone| gone.pid());
-            log::info!("the predecessor, pid {}, has gone", pid.unwrap_or_default());
+            log::info!("the predecessor, pid {}, has gone", predecessor.pid());
+            if predecessor.is_ours() {
+                self.upgrade.bereaved = Some(Instant::now());
+            }
+            self.predecessor = None;
             self.note_shared();
         }
         Ok(())
+    }
+
+    /// A predecessor that was killed has left its pid in PIDFILE.oldbin. Its
+    /// link may end a moment before its claim does.
+    fn sweep_oldbin(&mut self) {
+        let Some(since) = self.upgrade.bereaved else {
+            return;
+        };
+        let oldbin = self.pidfile.as_ref().map(Pidfile::claim_oldbin);
+        let swept = oldbin.is_none_or(|oldbin| oldbin.is_ok_and(|oldbin| oldbin.clear().is_ok()));
+        if swept || since.elapsed() >= CLAIM_ENDS_WITHIN {
+            self.upgrade.bereaved = None;
+        }
     }
 
     /// The pidfile names us from now on.

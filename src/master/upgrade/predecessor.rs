@@ -16,6 +16,7 @@ pub struct Predecessor {
     /// What was last said of being ready.
     said: Option<(usize, usize)>,
     is_speaking: bool,
+    is_ours: bool,
 }
 
 impl Predecessor {
@@ -27,6 +28,7 @@ impl Predecessor {
             pid: process::parent(),
             said: None,
             is_speaking: false,
+            is_ours: false,
         }
     }
 
@@ -56,12 +58,18 @@ impl Predecessor {
             pid: process::parent(),
             said: None,
             is_speaking,
+            is_ours: true,
         })
     }
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Whether it is one of our kind, of whatever version.
+    pub fn is_ours(&self) -> bool {
+        self.is_ours
     }
 
     /// Its claim of the pidfile.
