@@ -292,12 +292,11 @@ impl Master {
         if !self.is_in_charge && (is_told || is_ready && !predecessor.decides()) {
             self.take_charge()?;
         }
-        if !is_alive {
-            log::info!("the predecessor, pid {}, has gone", predecessor.pid());
-            if predecessor.is_ours() {
+        if !is_alive && let Some(gone) = self.predecessor.take() {
+            log::info!("the predecessor, pid {}, has gone", gone.pid());
+            if gone.is_ours() {
                 self.upgrade.bereaved = Some(Instant::now());
             }
-            self.predecessor = None;
             self.note_shared();
         }
         Ok(())
