@@ -242,7 +242,8 @@ impl Master {
         };
         let how = how(end);
         match successor.stage {
-            Stage::Condemned(_) | Stage::Killed => {}
+            // A script that hung may have left behind what it waited for.
+            Stage::Condemned(_) | Stage::Killed => successor.kill(),
             Stage::Committed | Stage::Foreign if self.stopping == Stopping::No => {
                 log::warn!("upgrade: pid {pid} {how}; this server is in charge again");
                 self.upgrade.outcome = format!("pid {pid} {how}");
@@ -257,6 +258,7 @@ impl Master {
                 self.resume();
             }
             _ => {
+                successor.kill();
                 self.take_back();
                 let why = format!("pid {pid} {how}");
                 log::error!("upgrade failed: {why}; this server serves on");

@@ -109,11 +109,6 @@ impl Link {
         Ok((Link(one), Link(other)))
     }
 
-    /// Another descriptor of the same end.
-    fn duplicate(&self) -> io::Result<Link> {
-        self.0.try_clone().map(Link)
-    }
-
     /// EPIPE: the other has gone.
     pub fn say(&self, word: &Word) -> io::Result<()> {
         socket::send(self.0.as_fd(), word.encode().as_bytes(), false)?;

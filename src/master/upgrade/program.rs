@@ -4,7 +4,7 @@
 
 use super::{Heard, LEN, Link, VARIABLE, VERSION, Word};
 use crate::sys::inherit::pass;
-use crate::sys::{process, signal};
+use crate::sys::{process, signal, socket};
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -59,8 +59,12 @@ impl Program {
 
     /// On the child's side of a fork: becomes the program. What comes back is
     /// why not.
-    pub fn become_it(&self, link: Link, legacy: &Legacy<'_>) -> io::Error {
+    pub fn become_it(&self, link: &Link, legacy: &Legacy<'_>) -> io::Error {
         signal::let_go();
+        // With whatever it starts it can be ended, should it fail.
+        if let Err(e) = process::lead_group() {
+            return e;
+        }
         let mut keep = vec![link.as_fd()];
         keep.extend(&legacy.listeners);
         keep.extend(legacy.pidfile);
@@ -74,7 +78,7 @@ impl Program {
             if let Err(e) = link.say(&Word::Foreign(name.clone())) {
                 return e;
             }
-            match wait(&link) {
+            match wait(link) {
                 Heard::Word(Word::Go) => {}
                 other => return io::Error::other(format!("{name} was not let go: {other:?}")),
             }
@@ -114,18 +118,19 @@ impl Program {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .process_group(0)
             .spawn()
             .ok()?;
         let end = Instant::now() + SAYS_WITHIN;
         while Instant::now() < end && matches!(child.try_wait(), Ok(None)) {
             std::thread::sleep(Duration::from_millis(2));
         }
-        // What it has started may hold its stdout: none of them is waited for.
-        let _ = process::kill_group(child.id() as process::Pid);
+        let _ = child.kill();
         let _ = child.wait();
+        let mut stdout = child.stdout.take()?;
+        // What it has started may hold it open, and is not waited for.
+        socket::set_nonblocking(stdout.as_fd(), true).ok()?;
         let mut text = vec![0; LEN];
-        let read = child.stdout.take()?.read(&mut text).ok()?;
+        let read = stdout.read(&mut text).ok()?;
         let text = String::from_utf8_lossy(&text[..read]);
         let line = text.lines().next()?.trim();
         let is_ours = line.starts_with("rmogstored") || line.is_empty();

@@ -72,14 +72,9 @@ impl Successor {
         match process::fork(solo)? {
             Forked::Child => {
                 drop(ours);
-                // The program's own end of the link goes with it; for the word
-                // that it could not be executed there is another.
-                let spare = theirs.duplicate();
-                let error = program.become_it(theirs, legacy);
-                if let Ok(spare) = spare {
-                    let why = format!("{}: {error}", program.name());
-                    let _ = spare.say(&Word::Failed(why));
-                }
+                let error = program.become_it(&theirs, legacy);
+                // EPIPE: nobody wants to know any more.
+                let _ = theirs.say(&Word::Failed(format!("{}: {error}", program.name())));
                 process::exit(127)
             }
             Forked::Parent(pid) => Ok(Successor {
@@ -128,6 +123,13 @@ impl Successor {
             // ESRCH: it has ended.
             let _ = process::quit(self.pid);
         }
+    }
+
+    /// SIGKILL, to what it has started in its process group as well: not to its
+    /// workers, which have their own, and drain.
+    pub fn kill(&self) {
+        // ESRCH: it has ended.
+        let _ = process::kill_group(self.pid);
     }
 
     /// Reads what it says, until there is something to do.
@@ -195,8 +197,7 @@ impl Successor {
             Stage::Condemned(at) if at.elapsed() >= ENDS_WITHIN => {
                 log::error!("pid {} did not end: SIGKILL", self.pid);
                 self.stage = Stage::Killed;
-                // ESRCH: it has ended.
-                let _ = process::kill(self.pid);
+                self.kill();
             }
             Stage::Started | Stage::Bound | Stage::Committing if since >= timeout => {
                 let (ready, wanted) = self.ready;
