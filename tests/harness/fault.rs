@@ -31,7 +31,7 @@ pub enum Step {
     Fork,
     /// A folder below the docroot is opened.
     Docroot,
-    /// A thread is started.
+    /// The first thread starts another.
     Thread,
 }
 
