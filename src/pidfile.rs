@@ -121,6 +121,15 @@ impl Pidfile {
         self.file.set_len(len)
     }
 
+    /// Claims the path anew if something else is there, or nothing: another
+    /// daemon, to which we had handed over, has removed what it thought its own.
+    pub fn reclaim(&mut self) -> io::Result<()> {
+        if !is_at(&self.file.metadata()?, &self.path) {
+            *self = Pidfile::claim(&self.path)?;
+        }
+        Ok(())
+    }
+
     /// Says that nobody runs any more.
     pub fn clear(&self) -> io::Result<()> {
         self.file.set_len(0)
@@ -354,6 +363,19 @@ mod tests {
         let second = Pidfile::claim(&path).unwrap();
         assert!(is_at(&second.file.metadata().unwrap(), &path));
         assert!(!is_at(&first.file.metadata().unwrap(), &path));
+    }
+
+    #[test]
+    fn a_path_that_another_has_emptied_is_claimed_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        let mut claim = Pidfile::claim(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        claim.reclaim().unwrap();
+        claim.write(7).unwrap();
+        assert_eq!(refusal(&path), "already running on PID: 7");
+        claim.reclaim().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"7\n");
     }
 
     #[test]

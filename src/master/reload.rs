@@ -19,8 +19,10 @@ pub(super) struct Reload {
     generations: u64,
     last: Option<(Instant, Result<String, String>)>,
     askers: Vec<Asker>,
-    /// Another one was asked for meanwhile.
+    /// Another one was asked for meanwhile, perhaps by these: files may have
+    /// changed since this one has read them.
     is_wanted_again: bool,
+    later_askers: Vec<Asker>,
 }
 
 #[derive(Default)]
@@ -78,11 +80,12 @@ impl Reload {
 impl Master {
     /// HUP, or the control socket's word.
     pub(super) fn reload(&mut self, asker: Option<Asker>) {
-        self.reload.askers.extend(asker);
         if self.reload.is_running() {
             self.reload.is_wanted_again = true;
+            self.reload.later_askers.extend(asker);
             return;
         }
+        self.reload.askers.extend(asker);
         if self.upgrade.has_successor() {
             // What nginx makes of it: the old one's workers come back.
             if self.is_retired {
@@ -127,6 +130,7 @@ impl Master {
             self.service.ready(&status);
         }
         if std::mem::take(&mut self.reload.is_wanted_again) {
+            self.reload.askers = std::mem::take(&mut self.reload.later_askers);
             self.reload(None);
         }
     }

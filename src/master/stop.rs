@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// After the word to stop at once: then SIGKILL.
 const KILL_AFTER: Duration = Duration::from_secs(1);
 
+/// Who is still starting when a graceful stop begins has so long to obey.
+const STARTS_WITHIN: Duration = Duration::from_millis(500);
+
 /// And then the master leaves: a process inside a dead disk's call cannot be
 /// killed, nor waited for.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(6);
@@ -17,9 +20,10 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(6);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stopping {
     No,
-    Graceful,
+    /// Since then.
+    Graceful(Instant),
     /// A successor is in charge: this is no stop that anybody has asked for yet.
-    HandedOver,
+    HandedOver(Instant),
     /// Since then.
     Fast(Instant),
     /// SIGKILL was sent; since then.
@@ -32,11 +36,11 @@ impl Master {
         match self.stopping {
             Stopping::No => {
                 log::info!("stopping: who has begun a request is served to the end");
-                self.begin_stop(Stopping::Graceful);
+                self.begin_stop(Stopping::Graceful(Instant::now()));
             }
             // It is under way already, and this is the first to ask for it.
-            Stopping::HandedOver => self.stopping = Stopping::Graceful,
-            Stopping::Graceful => self.stop_at_once(),
+            Stopping::HandedOver(since) => self.stopping = Stopping::Graceful(since),
+            Stopping::Graceful(_) => self.stop_at_once(),
             Stopping::Fast(_) | Stopping::Killed(_) => {}
         }
     }
@@ -51,13 +55,13 @@ impl Master {
 
     /// A successor is in charge.
     pub(super) fn hand_over(&mut self) {
-        self.begin_stop(Stopping::HandedOver);
+        self.begin_stop(Stopping::HandedOver(Instant::now()));
     }
 
     fn begin_stop(&mut self, how: Stopping) {
         self.fail_reload("this server is stopping".to_owned());
         // A successor is the service now, and goes on.
-        if how != Stopping::HandedOver {
+        if !matches!(how, Stopping::HandedOver(_)) {
             self.service
                 .stopping("stopping: who has begun a request is served to the end");
         }
@@ -79,7 +83,7 @@ impl Master {
         title::set("rmogstored: master, stopping");
         let last = !self.is_shared();
         self.children.tell(match how {
-            Stopping::Graceful | Stopping::HandedOver => Message::Quit { last },
+            Stopping::Graceful(_) | Stopping::HandedOver(_) => Message::Quit { last },
             _ => Message::Fast,
         });
     }
@@ -94,6 +98,12 @@ impl Master {
     /// Who does not obey is killed; true when that did not help either.
     pub(super) fn press_on(&mut self) -> bool {
         match self.stopping {
+            Stopping::Graceful(since) | Stopping::HandedOver(since) => {
+                if since.elapsed() >= STARTS_WITHIN {
+                    self.children.kill_unready();
+                }
+                false
+            }
             Stopping::Fast(since) if since.elapsed() >= KILL_AFTER => {
                 self.children.kill_all();
                 self.stopping = Stopping::Killed(since);

@@ -215,10 +215,10 @@ impl Master {
 
     /// The pidfile names us again.
     fn take_back(&mut self) {
-        if let Some(Err(e)) = self
-            .pidfile
-            .as_ref()
-            .map(|one| one.write(std::process::id()))
+        if let Some(pidfile) = &mut self.pidfile
+            && let Err(e) = pidfile
+                .reclaim()
+                .and_then(|()| pidfile.write(std::process::id()))
         {
             log::error!("the pidfile does not name this server again: {e}");
         }
@@ -249,7 +249,7 @@ impl Master {
                 self.upgrade.outcome = format!("pid {pid} {how}");
                 self.take_back();
             }
-            Stage::Committed if self.stopping == Stopping::HandedOver => {
+            Stage::Committed if matches!(self.stopping, Stopping::HandedOver(_)) => {
                 log::error!(
                     "upgrade: pid {pid} {how} while this server was draining: it serves again"
                 );

@@ -13,7 +13,8 @@
  *          b     birth: the first thing after fork, in the child
  *          f     fork
  *          d     a directory below FAULT_BELOW is opened
- *          t     a thread is started
+ *          t     the process starts its first thread: later ones, whom the
+ *                election or a disk asks for, are not its start
  *   WHAT   h     hang until the text changes
  *          a     abort
  *          x     exit with 9
@@ -47,6 +48,8 @@ struct page {
 };
 
 static struct page *page;
+/* Started by this process so far. */
+static _Atomic unsigned threads;
 static char role, below[PATH_MAX];
 static size_t below_len;
 static long (*real_syscall)(long, ...);
@@ -86,6 +89,7 @@ static int strike(char where)
 static void child(void)
 {
     role = 'c';
+    threads = 0;
     strike('b');
 }
 
@@ -123,7 +127,7 @@ pid_t fork(void)
 
 int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*run)(void *), void *arg)
 {
-    if (strike('t'))
+    if (!atomic_fetch_add(&threads, 1) && strike('t'))
         return EAGAIN;
     return NEXT(pthread_create)(thread, attr, run, arg);
 }

@@ -31,7 +31,7 @@ pub enum Step {
     Fork,
     /// A folder below the docroot is opened.
     Docroot,
-    /// A thread is started.
+    /// A process starts its first thread.
     Thread,
 }
 

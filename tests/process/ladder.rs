@@ -37,6 +37,8 @@ fn kill_one(tree: &Tree) -> BTreeSet<i32> {
     let mut others: BTreeSet<i32> = tree.workers(tree.first()).into_iter().collect();
     let victim = others.pop_last().expect("a worker");
     tree.signal(victim, libc::SIGKILL);
+    // as long as it dies it looks as if it served
+    tree.await_gone(victim);
     others
 }
 

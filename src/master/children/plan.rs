@@ -103,6 +103,14 @@ impl Children {
         }
     }
 
+    /// Whoever is still starting serves nobody, and may hang.
+    pub fn kill_unready(&mut self) {
+        let slots = self.slots.iter_mut().flatten();
+        for worker in slots.filter(|worker| !worker.is_ready && worker.killed.is_none()) {
+            worker.kill(format_args!("has not begun to serve, and does not obey"));
+        }
+    }
+
     /// Those of a generation that failed leave at once, unless they serve.
     pub fn dismiss_unready(&mut self, generation: u64) {
         for worker in self.slots.iter_mut().flatten() {
