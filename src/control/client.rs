@@ -151,9 +151,18 @@ fn await_free(path: &Path, pid: u32) -> Result<String, Failure> {
 
 /// Over the control socket.
 fn ask(config: &Config, path: &Path, order: Order) -> Result<String, Failure> {
-    let process = holder(path)?;
-    let stream = connect(config, path, process.pid())?;
-    converse(stream, process.pid(), order)
+    loop {
+        let pid = holder(path)?.pid();
+        let answer = connect(config, path, pid).and_then(|stream| converse(stream, pid, order));
+        // Its successor has taken over just now. What was only asked is asked
+        // again; an order may have been obeyed.
+        let is_question = matches!(order, Order::Status { .. });
+        let has_moved = || pidfile::read(path).is_ok_and(|now| now != Found::Held(pid));
+        match answer {
+            Err(_) if is_question && has_moved() => {}
+            other => return other,
+        }
+    }
 }
 
 fn connect(config: &Config, pidfile: &Path, pid: u32) -> Result<UnixStream, Failure> {

@@ -87,6 +87,8 @@ struct Master {
     log_askers: Vec<Asker>,
     service: Service,
     stopping: Stopping,
+    /// Workers that could not be ended since the stop began.
+    undead: usize,
     /// Workers there shall be; none of them while `is_retired`.
     workers: usize,
     /// The workers were sent home, and the master stays.
@@ -117,8 +119,14 @@ impl Master {
         loop {
             if self.stopping == Stopping::No {
                 self.spawn_missing()?;
-            } else if self.children.is_empty() {
+            } else if self.children.is_empty() && self.undead == 0 {
                 return Ok(());
+            } else if self.children.is_empty() {
+                return Err(Failure(format!(
+                    "{} workers could not end: they are inside of a disk that hangs; \
+                     see /proc/PID/task/*/stack",
+                    self.undead
+                )));
             }
             match self.poll.poll(&mut events, Some(self.nap())) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -149,10 +157,12 @@ impl Master {
             // they were taken: one that comes later wakes the next turn.
             self.reap()?;
             self.children.kill_silent();
+            let undead = self.children.abandon_undead();
             if self.stopping == Stopping::No {
-                self.children.abandon_undead();
                 self.tend_reload();
                 self.children.relieve();
+            } else {
+                self.undead += undead;
             }
             self.tend_predecessor()?;
             self.tend_upgrade();

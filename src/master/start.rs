@@ -107,6 +107,8 @@ impl Master {
         }
         let is_successor = predecessor.is_some();
         let daemon = Daemon::detach(&config, is_successor).map_err(failed("--daemonize"))?;
+        // Before anything is there that a signal could leave behind.
+        let signals = Inbox::open().map_err(failed("signal handlers"))?;
         process::adopt_orphans();
         title::set("rmogstored: master, starting");
         if let Some(path) = &config.log_file {
@@ -131,7 +133,6 @@ impl Master {
             log::info!("listening on {} {}", listener.serves, listener.address);
         }
         let poll = Poll::new().map_err(failed("the master's loop"))?;
-        let signals = Inbox::open().map_err(failed("signal handlers"))?;
         let registry = poll.registry();
         watch::readable(registry, signals.as_fd(), SIGNALS).map_err(failed("signals"))?;
         let office = Office::open(&run, std::process::id(), registry, CONTROL, ASKERS).map_err(
@@ -171,6 +172,7 @@ impl Master {
             office,
             service: Service::from_env(),
             stopping: Stopping::No,
+            undead: 0,
             is_retired: false,
             started: false,
             ready_since: None,

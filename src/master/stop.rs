@@ -60,10 +60,12 @@ impl Master {
 
     fn begin_stop(&mut self, how: Stopping) {
         self.fail_reload("this server is stopping".to_owned());
-        // A successor is the service now, and goes on.
-        if !matches!(how, Stopping::HandedOver(_)) {
-            self.service
-                .stopping("stopping: who has begun a request is served to the end");
+        match self.upgrade.heir() {
+            // The service goes on: its manager hears who it is from now on.
+            Some(heir) => self.service.main_pid(heir),
+            None => self
+                .service
+                .stopping("stopping: who has begun a request is served to the end"),
         }
         if !self.is_shared() {
             self.listeners.iter().for_each(Listener::close_door);

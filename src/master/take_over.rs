@@ -62,6 +62,14 @@ impl Upgrade {
         }
     }
 
+    /// The process id of a successor that is in charge.
+    pub(super) fn heir(&self) -> Option<u32> {
+        let successor = self.successor.as_ref();
+        successor
+            .filter(|one| matches!(one.stage, Stage::Committed | Stage::Foreign))
+            .map(|one| one.pid as u32)
+    }
+
     /// For who asks.
     pub(super) fn report(&self) -> report::Upgrade {
         match &self.successor {
@@ -110,7 +118,7 @@ impl Master {
                 "its own predecessor, pid {pid}, lives: QUIT it first"
             ));
         }
-        if !self.started {
+        if self.ready_since.is_none() || !self.is_in_charge {
             return Err("this server is still starting".to_owned());
         }
         if self.reload.is_running() {
@@ -179,14 +187,12 @@ impl Master {
             }
             Some(Event::Committed) if is_auto => {
                 log::info!("upgrade: committed: pid {pid} serves");
-                self.service.main_pid(pid as u32);
                 let here = std::process::id();
                 self.answer_upgrade(Ok(format!("pid {pid} serves; pid {here} drains")));
                 self.hand_over();
             }
             Some(Event::Committed) => {
                 log::info!("upgrade: pid {pid} is ready; both serve: QUIT the one that shall go");
-                self.service.main_pid(pid as u32);
             }
             Some(Event::Failed(why)) => self.fail_upgrade(&why),
         }

@@ -300,6 +300,39 @@ fn a_master_does_not_wait_for_ever_for_what_cannot_be_killed() {
     });
 }
 
+/// Nor does a graceful stop, once nothing has moved for long.
+#[test]
+fn a_graceful_stop_gives_up_what_cannot_be_killed() {
+    let _alone = alone();
+    let Some(ext4) = Ext4::make() else {
+        return;
+    };
+    let builder = Server::builder()
+        .arg("--probe-timeout=600")
+        .arg("--graceful-timeout=1");
+    let mut server = ext4.mount(builder, "dev1").start();
+    let worker = server.worker_pids()[0];
+    let frozen = Frozen::freeze(&server.seen("dev1"));
+    let mut upload = server.conn();
+    upload.send("PUT /dev1/new HTTP/1.1\r\nHost: t\r\nContent-Length: 3\r\n\r\nnew");
+    eventually("the upload to hang", PATIENCE, || {
+        waiting_in(worker, "percpu_rwsem_wait") == 1
+    });
+    let start = Instant::now();
+    server.signal(libc::SIGTERM);
+    let status = server.wait_exit(PATIENCE);
+    eprintln!(
+        "TERM beside an unkillable thread: {status} after {:?}",
+        start.elapsed()
+    );
+    assert_eq!(status.code(), Some(1));
+    server.wait_log("could not end", PATIENCE);
+    drop(frozen);
+    eventually("the worker's end once the disk is back", PATIENCE, || {
+        !server.is_ours(worker)
+    });
+}
+
 /// SIGKILL does not end a process one of whose threads is inside of such a disk; its place is filled all the same.
 #[test]
 fn a_worker_that_cannot_be_killed_is_replaced() {

@@ -108,8 +108,9 @@ impl Children {
     }
 
     /// Whom SIGKILL does not end is waited for no longer: its place is free.
-    /// It is reaped when its disk lets it go.
-    pub fn abandon_undead(&mut self) {
+    /// It is reaped when its disk lets it go. How many that are now.
+    pub fn abandon_undead(&mut self) -> usize {
+        let mut abandoned = 0;
         for worker in &mut self.slots {
             let is_undead = |worker: &mut Worker| {
                 worker
@@ -119,7 +120,7 @@ impl Children {
             if let Some(worker) = worker.take_if(is_undead) {
                 log::error!(
                     "worker {}, pid {}, does not end by SIGKILL: it is inside of a disk that \
-                     hangs (see /proc/{}/task/*/stack); another takes its place",
+                     hangs (see /proc/{}/task/*/stack), and is waited for no longer",
                     worker.nr,
                     worker.pid,
                     worker.pid
@@ -127,8 +128,10 @@ impl Children {
                 if let Some(place) = self.places.get_mut(worker.nr) {
                     place.due = Some(Instant::now());
                 }
+                abandoned += 1;
             }
         }
+        abandoned
     }
 
     /// An elected worker that makes no progress is asked to leave that to
