@@ -293,7 +293,7 @@ fn a_master_does_not_wait_for_ever_for_what_cannot_be_killed() {
         start.elapsed()
     );
     assert_eq!(status.code(), Some(1));
-    server.wait_log("did not end; a disk that hangs?", PATIENCE);
+    server.wait_log("inside of a disk that hangs", PATIENCE);
     drop(frozen);
     eventually("the worker's end once the disk is back", PATIENCE, || {
         !server.is_ours(worker)
