@@ -1,7 +1,7 @@
 //! What master and worker say to each other: messages of a fixed size on a
 //! socketpair that keeps their boundaries. Its end is the other's death.
 
-use crate::sys::socket;
+use crate::sys::{passing, socket};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -90,7 +90,7 @@ impl Channel {
 
     /// Says something, and gives the other side a descriptor with it.
     pub fn send_passing(&self, message: Message, passed: BorrowedFd<'_>) -> io::Result<()> {
-        socket::send_passing(self.0.as_fd(), &message.encode(), passed)?;
+        passing::send_passing(self.0.as_fd(), &message.encode(), passed)?;
         Ok(())
     }
 
@@ -103,7 +103,7 @@ impl Channel {
     /// The same, with the descriptor that came along.
     pub fn receive_passed(&self) -> io::Result<Option<(Message, Option<OwnedFd>)>> {
         let mut bytes = Vec::with_capacity(LEN);
-        match socket::recv_passed(self.0.as_fd(), &mut bytes) {
+        match passing::recv_passed(self.0.as_fd(), &mut bytes) {
             Ok((0, _)) => Ok(None),
             Ok((_, passed)) => match Message::decode(&bytes) {
                 Some(message) => Ok(Some((message, passed))),

@@ -28,9 +28,13 @@ pub fn pass(fd: BorrowedFd<'_>) -> io::Result<i32> {
 /// executed. It becomes close-on-exec, as all others are: one that is so already
 /// is somebody's (EBUSY).
 pub fn adopt(number: i32) -> io::Result<OwnedFd> {
+    if number <= libc::STDERR_FILENO {
+        // Nobody owns a standard stream.
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
     // SAFETY: no pointers.
     let flags = check(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
-    if number <= libc::STDERR_FILENO || flags & libc::FD_CLOEXEC != 0 {
+    if flags & libc::FD_CLOEXEC != 0 {
         return Err(io::Error::from_raw_os_error(libc::EBUSY));
     }
     // SAFETY: no pointers.
@@ -53,7 +57,7 @@ mod tests {
         let (read, _write) = io::pipe().unwrap();
         let refused = |number| adopt(number).unwrap_err().raw_os_error();
         assert_eq!(refused(read.as_raw_fd()), Some(libc::EBUSY));
-        assert_eq!(refused(2), Some(libc::EBUSY));
+        assert_eq!(refused(2), Some(libc::EBADF));
         assert_eq!(refused(-1), Some(libc::EBADF));
         let number = pass(read.as_fd()).unwrap();
         std::mem::forget(read);

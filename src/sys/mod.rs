@@ -15,6 +15,7 @@ pub mod file;
 pub mod inherit;
 pub mod memory;
 pub mod mounts;
+pub mod passing;
 pub mod pidfd;
 pub mod process;
 pub mod selector;

@@ -49,7 +49,7 @@ impl Thread {
             [] => String::new(),
             frames => format!(", stack {}", frames.join(" < ")),
         };
-        format!("{call}{channel}{stack}")
+        format!("it is in {call}{channel}{stack}")
     }
 
     fn file(self, name: &str) -> String {
@@ -208,12 +208,12 @@ mod tests {
             let _ = stopped.recv();
         });
         let thread = take.recv().unwrap();
-        while !thread.held_by().starts_with("futex") {
+        while !thread.held_by().starts_with("it is in futex") {
             std::thread::yield_now();
         }
         drop(stop);
         held.join().unwrap();
-        assert_eq!(thread.held_by(), "an unknown system call");
+        assert_eq!(thread.held_by(), "it is in an unknown system call");
     }
 
     #[test]

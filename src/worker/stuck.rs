@@ -66,9 +66,7 @@ impl Stuck {
                 let nr = ledger.nr();
                 let seconds = f64::from(lasts) / 1000.0;
                 let by = owner.held_by();
-                log::warn!(
-                    "consumer {nr}, {owner}, is stuck for {seconds:.1} s: {about}; it is in {by}"
-                );
+                log::warn!("consumer {nr}, {owner}, is stuck for {seconds:.1} s: {about}; {by}");
                 about.to_string()
             });
             let since = entry.since();
