@@ -8,6 +8,7 @@
 //! written ends in the old file, the next one begins in the new.
 
 use crate::sys::process::{self, Standard};
+use crate::sys::signal::whatever_the_terminal_says;
 use crate::sys::syslog::{self, Gravity};
 use crate::sys::{clock, file, socket};
 use log::{Level, Metadata, Record};
@@ -71,11 +72,13 @@ impl log::Log for Sink {
         }
         if TO_STDERR.load(Ordering::Relaxed) {
             let line = format!("{ident} {text}\n");
-            // Nobody can be told that the log is gone.
-            let _ = io::stderr().lock().write_all(line.as_bytes());
-            if let Some(mut ears) = EARS.lock().as_ref() {
-                let _ = ears.write_all(line.as_bytes());
-            }
+            whatever_the_terminal_says(|| {
+                // Nobody can be told that the log is gone.
+                let _ = io::stderr().lock().write_all(line.as_bytes());
+                if let Some(mut ears) = EARS.lock().as_ref() {
+                    let _ = ears.write_all(line.as_bytes());
+                }
+            });
         }
     }
 

@@ -210,7 +210,9 @@ fn files() -> Vec<Arg> {
             "Read options from this file (key = value); argv wins",
         )
         .alias("c"),
-        said("check-config").help("Check all options and files, say so, and end"),
+        said("check-config")
+            .short('t')
+            .help("Check all options and files, say so, and end"),
         said("multi")
             .hide(true)
             .help("Several --config, each with a docroot and listeners"),

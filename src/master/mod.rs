@@ -184,7 +184,7 @@ impl Master {
         let is_busy = is_greeting
             || !self.children.are_all_ready()
             || self.upgrade.is_under_way()
-            || self.predecessor.is_some()
+            || !self.is_in_charge
             || self.stopping != Stopping::No;
         let look = if is_busy { WATCH } else { LOOK };
         let dues = [

@@ -52,7 +52,7 @@ impl Upgrade {
     pub(super) fn is_under_way(&self) -> bool {
         let successor = self.successor.as_ref();
         self.bereaved.is_some()
-            || successor.is_some_and(|successor| successor.stage != Stage::Committed)
+            || successor.is_some_and(|one| !matches!(one.stage, Stage::Committed | Stage::Foreign))
     }
 
     /// Two are one again.

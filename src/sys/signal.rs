@@ -231,6 +231,15 @@ impl Mask {
         Mask(set)
     }
 
+    /// Adds these to the calling thread's mask; returns the one before.
+    fn add(&self) -> Mask {
+        Mask::made_by(|old| {
+            // SAFETY: both are sets that live through the call, which fails
+            // only for a `how` that does not exist.
+            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &self.0, old) };
+        })
+    }
+
     /// Makes this the calling thread's mask; returns the one before. Threads
     /// and children inherit it, so do programs that are executed.
     pub fn apply(&self) -> Mask {
@@ -240,6 +249,23 @@ impl Mask {
             unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, old) };
         })
     }
+}
+
+/// Writes in the background of a terminal (`stty tostop`): with a handler for
+/// SIGTTOU each write(2) there is interrupted by it, for ever; blocked, it goes
+/// through.
+pub fn whatever_the_terminal_says<T>(write: impl FnOnce() -> T) -> T {
+    let before = Mask::made_by(|set| {
+        // SAFETY: `set` is a place for one sigset_t.
+        unsafe {
+            libc::sigemptyset(set);
+            libc::sigaddset(set, libc::SIGTTOU);
+        }
+    })
+    .add();
+    let written = write();
+    before.apply();
+    written
 }
 
 /// Interrupts a blocking call of `thread`, which must not have been joined.

@@ -272,11 +272,17 @@ fn each_worker_keeps_its_own_share_free() {
         .start();
     fill(&server);
     let hang = disk.hang(Calls::Opens);
-    let mut dead = crowd(&server, 90);
+    // A burst may go to one worker alone, above all when that is warm and the machine is busy: one at a time until
+    // each has had its part.
+    let mut dead = Vec::new();
     eventually("their share of consumers to be held", PATIENCE, || {
         let pids = server.worker_pids();
+        if dead.len() < 60 {
+            dead.push(ask(&server, "/dev1/file"));
+        }
         pids.into_iter().all(|pid| held_threads(pid).len() >= 2)
     });
+    dead.extend(crowd(&server, 90 - dead.len()));
     // a connection each time, so that every worker is met
     for _ in 0..200 {
         let start = Instant::now();

@@ -269,14 +269,13 @@ fn a_frozen_filesystem_holds_its_share_of_the_writers() {
     server.stop();
 }
 
-/// Not even SIGKILL ends a process one of whose threads sleeps there: the master says so and goes.
-#[test]
-fn a_master_does_not_wait_for_ever_for_what_cannot_be_killed() {
-    let _alone = alone();
+/// A server one of whose workers is inside of a frozen disk ends with 1 after this signal, and does not wait for it.
+#[track_caller]
+fn is_given_up(option: &str, signal: i32) {
     let Some(ext4) = Ext4::make() else {
         return;
     };
-    let builder = Server::builder().arg("--probe-timeout=600");
+    let builder = Server::builder().arg("--probe-timeout=600").arg(option);
     let mut server = ext4.mount(builder, "dev1").start();
     let worker = server.worker_pids()[0];
     let frozen = Frozen::freeze(&server.seen("dev1"));
@@ -286,10 +285,10 @@ fn a_master_does_not_wait_for_ever_for_what_cannot_be_killed() {
         waiting_in(worker, "percpu_rwsem_wait") == 1
     });
     let start = Instant::now();
-    server.signal(libc::SIGINT);
+    server.signal(signal);
     let status = server.wait_exit(PATIENCE);
     eprintln!(
-        "INT beside an unkillable thread: {status} after {:?}",
+        "signal {signal} beside an unkillable thread: {status} after {:?}",
         start.elapsed()
     );
     assert_eq!(status.code(), Some(1));
@@ -300,37 +299,17 @@ fn a_master_does_not_wait_for_ever_for_what_cannot_be_killed() {
     });
 }
 
+#[test]
+fn a_master_does_not_wait_for_ever_for_what_cannot_be_killed() {
+    let _alone = alone();
+    is_given_up("--graceful-timeout=60", libc::SIGINT);
+}
+
 /// Nor does a graceful stop, once nothing has moved for long.
 #[test]
 fn a_graceful_stop_gives_up_what_cannot_be_killed() {
     let _alone = alone();
-    let Some(ext4) = Ext4::make() else {
-        return;
-    };
-    let builder = Server::builder()
-        .arg("--probe-timeout=600")
-        .arg("--graceful-timeout=1");
-    let mut server = ext4.mount(builder, "dev1").start();
-    let worker = server.worker_pids()[0];
-    let frozen = Frozen::freeze(&server.seen("dev1"));
-    let mut upload = server.conn();
-    upload.send("PUT /dev1/new HTTP/1.1\r\nHost: t\r\nContent-Length: 3\r\n\r\nnew");
-    eventually("the upload to hang", PATIENCE, || {
-        waiting_in(worker, "percpu_rwsem_wait") == 1
-    });
-    let start = Instant::now();
-    server.signal(libc::SIGTERM);
-    let status = server.wait_exit(PATIENCE);
-    eprintln!(
-        "TERM beside an unkillable thread: {status} after {:?}",
-        start.elapsed()
-    );
-    assert_eq!(status.code(), Some(1));
-    server.wait_log("could not end", PATIENCE);
-    drop(frozen);
-    eventually("the worker's end once the disk is back", PATIENCE, || {
-        !server.is_ours(worker)
-    });
+    is_given_up("--graceful-timeout=1", libc::SIGTERM);
 }
 
 /// SIGKILL does not end a process one of whose threads is inside of such a disk; its place is filled all the same.
