@@ -3,11 +3,11 @@
 //! what is found.
 
 use super::{Heard, LEN, Link, VARIABLE, VERSION, Word};
-use crate::sys::inherit::pass;
+use crate::sys::inherit::{number, pass};
 use crate::sys::{process, signal, socket};
 use std::ffi::OsString;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -95,7 +95,7 @@ impl Program {
         }
         let pidfile = legacy
             .pidfile
-            .map_or("-".to_owned(), |fd| fd.as_raw_fd().to_string());
+            .map_or("-".to_owned(), |fd| number(fd).to_string());
         let mut command = self.command();
         command
             .args(self.argv.iter().skip(1))
@@ -103,7 +103,7 @@ impl Program {
             .env_remove("WATCHDOG_PID")
             .envs(legacy.variables.iter().map(|(name, value)| (name, value)));
         if foreign.is_none() {
-            let link = link.as_fd().as_raw_fd();
+            let link = number(link.as_fd());
             command.env(VARIABLE, format!("{VERSION}:{link}:{pidfile}"));
         }
         command.exec()
