@@ -304,6 +304,7 @@ impl Master {
 
     /// USR1, or the control socket's word.
     fn reopen_logs(&mut self, asker: Option<Asker>) {
+        self.tell_of_rotation();
         match self.children.reopen_logs() {
             Ok(()) => self.log_askers.extend(asker),
             Err(why) => {

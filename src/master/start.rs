@@ -193,7 +193,7 @@ impl Master {
     }
 
     /// The end of the master.
-    fn leave(self, ended: Result<(), Failure>) -> Result<(), Failure> {
+    fn leave(mut self, ended: Result<(), Failure>) -> Result<(), Failure> {
         if let (Err(failure), Some(predecessor)) = (&ended, &self.predecessor) {
             predecessor.say(&Word::Failed(failure.to_string()));
         }
@@ -208,8 +208,8 @@ impl Master {
         if !self.is_shared() {
             self.listeners.iter().for_each(Listener::unlink);
         }
+        self.leave_upgrade();
         self.office.remove();
-        self.upgrade.drop_oldbin();
         ended
     }
 }

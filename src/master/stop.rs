@@ -48,8 +48,16 @@ impl Master {
     pub(super) fn stop_at_once(&mut self) {
         if !matches!(self.stopping, Stopping::Fast(_) | Stopping::Killed(_)) {
             log::info!("stopping at once");
-            self.service.stopping("stopping at once");
+            self.tell_manager("stopping at once");
             self.tell_stop(Stopping::Fast(Instant::now()));
+        }
+    }
+
+    /// Where the service goes on its manager hears who it is from now on.
+    fn tell_manager(&mut self, status: &str) {
+        match self.upgrade.heir() {
+            Some(heir) => self.service.main_pid(heir),
+            None => self.service.stopping(status),
         }
     }
 
@@ -60,13 +68,7 @@ impl Master {
 
     fn begin_stop(&mut self, how: Stopping) {
         self.fail_reload("this server is stopping".to_owned());
-        match self.upgrade.heir() {
-            // The service goes on: its manager hears who it is from now on.
-            Some(heir) => self.service.main_pid(heir),
-            None => self
-                .service
-                .stopping("stopping: who has begun a request is served to the end"),
-        }
+        self.tell_manager("stopping: who has begun a request is served to the end");
         if !self.is_shared() {
             self.listeners.iter().for_each(Listener::close_door);
         }

@@ -194,8 +194,35 @@ impl Master {
             Some(Event::Committed) => {
                 log::info!("upgrade: pid {pid} is ready; both serve: QUIT the one that shall go");
             }
+            Some(Event::Reopen) => self.follow_log(),
             Some(Event::Failed(why)) => self.fail_upgrade(&why),
         }
+    }
+
+    /// The log file was rotated, which one of two is told: so is the other one.
+    pub(super) fn tell_of_rotation(&mut self) {
+        if let Some(successor) = &mut self.upgrade.successor {
+            successor.reopen();
+        }
+        if let Some(predecessor) = &self.predecessor {
+            predecessor.say(&Word::Reopen);
+        }
+    }
+
+    fn follow_log(&mut self) {
+        // It has said why not.
+        let _ = self.children.reopen_logs();
+    }
+
+    /// There is nobody any more who could say how it ends.
+    pub(super) fn leave_upgrade(&mut self) {
+        if let Some(successor) = &self.upgrade.successor {
+            let pid = successor.pid;
+            self.answer_upgrade(Err(format!(
+                "this server was stopped meanwhile; pid {pid} goes on by itself"
+            )));
+        }
+        self.upgrade.drop_oldbin();
     }
 
     fn answer_upgrade(&mut self, outcome: Result<String, String>) {
@@ -297,8 +324,12 @@ impl Master {
         let heard = predecessor.hear();
         let is_alive = predecessor.is_alive();
         let is_told = heard == Heard::Word(Word::Commit);
+        let is_rotated = heard == Heard::Word(Word::Reopen);
         if !self.is_in_charge && (is_told || is_ready && !predecessor.decides()) {
             self.take_charge()?;
+        }
+        if is_rotated {
+            self.follow_log();
         }
         if !is_alive && let Some(gone) = self.predecessor.take() {
             log::info!("the predecessor, pid {}, has gone", gone.pid());

@@ -346,8 +346,7 @@ fn option(socket: BorrowedFd<'_>, name: libc::c_int) -> io::Result<libc::c_int> 
     Ok(value)
 }
 
-/// A socket that is no listener and never will be: what takes the place of
-/// one when an acceptor is stopped.
+/// What takes a listener's place when an acceptor is stopped: it never listens.
 pub fn dead() -> io::Result<OwnedFd> {
     // SAFETY: no pointers.
     own(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })

@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -58,7 +60,9 @@ pub struct Builder {
     args: Vec<String>,
     envs: Vec<(OsString, OsString)>,
     cwd: PathBuf,
-    by_path: bool,
+    /// Its argv[0]; the program's path by default.
+    called: Option<String>,
+    lent: Vec<(OwnedFd, i32)>,
     fault: bool,
 }
 
@@ -91,8 +95,25 @@ impl Builder {
 
     /// Started from here, by its name alone: the program is found in PATH.
     pub fn by_name_in(mut self, cwd: &Path) -> Builder {
-        self.by_path = false;
         self.cwd = cwd.to_owned();
+        self.called("rmogstored")
+    }
+
+    /// Started by this name, in its folder: `bin/rmogstored`.
+    pub fn called(mut self, name: &str) -> Builder {
+        self.called = Some(name.to_owned());
+        self
+    }
+
+    /// Started with this descriptor under that number, as systemd does it.
+    pub fn lend(mut self, fd: &impl AsRawFd, number: i32) -> Builder {
+        // out of the way of all numbers that are asked for
+        // SAFETY: no pointers
+        let copy = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 500) };
+        assert!(copy >= 0, "F_DUPFD: {}", io::Error::last_os_error());
+        // SAFETY: the call has just made it, for us alone
+        let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+        self.lent.push((copy, number));
         self
     }
 
@@ -135,9 +156,9 @@ impl Builder {
         let program_path = folder.join("bin/rmogstored");
         install(program, &program_path)?;
         let mut command = Command::new(keeper);
-        command.arg(match self.by_path {
-            true => program_path.as_os_str(),
-            false => "rmogstored".as_ref(),
+        command.arg(match &self.called {
+            Some(name) => name.as_ref(),
+            None => program_path.as_os_str(),
         });
         command
             .arg(format!("--config={}", conf.display()))
@@ -149,6 +170,22 @@ impl Builder {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        let lent: Vec<(i32, i32)> = self
+            .lent
+            .iter()
+            .map(|(fd, number)| (fd.as_raw_fd(), *number))
+            .collect();
+        let lend = move || {
+            for (fd, number) in &lent {
+                // SAFETY: no pointers; the copy is not close-on-exec
+                if unsafe { libc::dup2(*fd, *number) } < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        };
+        // SAFETY: the closure makes system calls only and allocates nothing, as the time between fork and exec wants
+        unsafe { command.pre_exec(lend) };
         let mut keeper = command.spawn().expect("the keeper");
         let log = Log::follow(keeper.stderr.take().expect("piped"));
         let (ends, first) = follow_ends(&mut keeper);
@@ -313,7 +350,8 @@ impl Tree {
             args: Vec::new(),
             envs: Vec::new(),
             cwd: folder.path().to_owned(),
-            by_path: true,
+            called: None,
+            lent: Vec::new(),
             fault: false,
             folder,
         }

@@ -35,6 +35,9 @@ mod stop;
 mod stuck;
 pub mod traffic;
 mod upgrade;
+mod upgrade_notify;
+mod upgrade_service;
+mod upgrade_verbs;
 mod upload_kill;
 mod wrk;
 

@@ -49,6 +49,8 @@ pub enum Word {
     Commit,
     /// New: the pidfile says so.
     Committed,
+    /// Either: the log file was rotated.
+    Reopen,
 }
 
 impl Word {
@@ -62,6 +64,7 @@ impl Word {
             Word::Failed(why) => format!("failed {why}"),
             Word::Commit => "commit".to_owned(),
             Word::Committed => "committed".to_owned(),
+            Word::Reopen => "reopen".to_owned(),
         };
         while text.len() > LEN {
             text.pop();
@@ -83,6 +86,7 @@ impl Word {
             "failed" => Word::Failed(rest.to_owned()),
             "commit" => Word::Commit,
             "committed" => Word::Committed,
+            "reopen" => Word::Reopen,
             _ => return None,
         })
     }
@@ -152,6 +156,7 @@ mod tests {
             Word::Failed("no".into()),
             Word::Commit,
             Word::Committed,
+            Word::Reopen,
         ];
         for word in &words {
             new.say(word).unwrap();

@@ -48,6 +48,8 @@ pub enum Event {
     Foreign(String),
     /// It is in charge.
     Committed,
+    /// It was told that the log file was rotated.
+    Reopen,
     Failed(String),
 }
 
@@ -62,6 +64,8 @@ pub struct Successor {
     /// Its last progress.
     since: Instant,
     ready: (usize, usize),
+    /// The log file was rotated before it could be told so.
+    owes_reopen: bool,
 }
 
 impl Successor {
@@ -84,6 +88,7 @@ impl Successor {
                 link: Some(ours),
                 since: Instant::now(),
                 ready: (0, 0),
+                owes_reopen: false,
             }),
         }
     }
@@ -114,6 +119,15 @@ impl Successor {
     pub fn let_go(&mut self) {
         self.reach(Stage::Foreign);
         self.say(&Word::Go);
+    }
+
+    /// The log file was rotated.
+    pub fn reopen(&mut self) {
+        match self.stage {
+            // Not before it listens: it may be another program.
+            Stage::Started => self.owes_reopen = true,
+            _ => self.say(&Word::Reopen),
+        }
     }
 
     /// It shall end: it has failed.
@@ -164,7 +178,13 @@ impl Successor {
     fn learn(&mut self, word: Word) -> Option<Event> {
         match word {
             Word::Foreign(name) => return Some(Event::Foreign(name)),
-            Word::Bound => self.reach(Stage::Bound),
+            Word::Bound => {
+                self.reach(Stage::Bound);
+                if std::mem::take(&mut self.owes_reopen) {
+                    self.say(&Word::Reopen);
+                }
+            }
+            Word::Reopen => return Some(Event::Reopen),
             Word::Ready(ready, wanted) => {
                 let is_progress = ready > self.ready.0;
                 self.ready = (ready, wanted);
