@@ -48,6 +48,7 @@ impl Master {
     pub(super) fn stop_at_once(&mut self) {
         if !matches!(self.stopping, Stopping::Fast(_) | Stopping::Killed(_)) {
             log::info!("stopping at once");
+            self.end_reloads();
             self.service.stopping("stopping at once");
             self.tell_stop(Stopping::Fast(Instant::now()));
         }
@@ -58,8 +59,15 @@ impl Master {
         self.begin_stop(Stopping::HandedOver(Instant::now()));
     }
 
+    /// The one that is under way, and the one that would come after it.
+    fn end_reloads(&mut self) {
+        let why = "this server is stopping";
+        self.refuse_later_reload(why);
+        self.fail_reload(why.to_owned());
+    }
+
     fn begin_stop(&mut self, how: Stopping) {
-        self.fail_reload("this server is stopping".to_owned());
+        self.end_reloads();
         // A successor is the service now, and goes on.
         if !matches!(how, Stopping::HandedOver(_)) {
             self.service
