@@ -3,11 +3,13 @@
 
 use crate::config::{Config, Site};
 use crate::store::path::RUN_DIR;
+use crate::sys::file::{Open, open_no_symlink};
 use crate::sys::process;
-use std::ffi::OsStr;
-use std::fs::OpenOptions;
+use std::ffi::{CString, OsStr};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -84,8 +86,8 @@ fn make(folder: &Path, wanted: Option<Owner>, in_public: bool) -> io::Result<()>
         ));
     }
     match wanted {
-        Some(wanted) => give(folder, wanted.user, wanted.group)?,
-        None if !is_ours => give(folder, we, found.gid())?,
+        Some(wanted) => give(folder, &found, wanted.user, wanted.group)?,
+        None if !is_ours => give(folder, &found, we, found.gid())?,
         None => {}
     }
     // A docroot may have been mounted read-only since. Whoever owns the folder
@@ -100,25 +102,31 @@ fn make(folder: &Path, wanted: Option<Owner>, in_public: bool) -> io::Result<()>
 }
 
 /// Makes the folder and the lock files in it this user's: an earlier start may
-/// have been another one's.
-fn give(folder: &Path, user: u32, group: u32) -> io::Result<()> {
-    let open = |path: &Path| {
-        OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(path)
-    };
+/// have been another one's. Whoever may write beside the folder (a docroot is
+/// the workers' user's) can put a symlink in its place at any moment: it is
+/// opened once, and what is in it by that.
+fn give(folder: &Path, found: &Metadata, user: u32, group: u32) -> io::Result<()> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_DIRECTORY)
+        .open(folder)?;
+    let id = |one: &Metadata| (one.dev(), one.ino());
+    if id(&opened.metadata()?) != id(found) {
+        return Err(io::Error::other("it is being replaced"));
+    }
+    // Should these be another folder's names, there is nothing by them.
     for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if !std::fs::symlink_metadata(&path)?.is_file() {
-            continue;
-        }
-        let lock = open(&path)?;
-        let found = lock.metadata()?;
+        let name = CString::new(entry?.file_name().into_vec())?;
+        let lock = match open_no_symlink(opened.as_fd(), &name, Open::Read) {
+            Ok(lock) => File::from(lock),
+            // A socket is ENXIO, a symlink ELOOP; what is no file is no lock.
+            Err(_) => continue,
+        };
+        let there = lock.metadata()?;
         // One that has another name as well may be anybody's.
-        if found.is_file() && found.nlink() == 1 && found.uid() != user {
+        if there.is_file() && there.nlink() == 1 && there.uid() != user {
             fchown(&lock, Some(user), Some(group))?;
         }
     }
-    fchown(open(folder)?, Some(user), Some(group))
+    fchown(&opened, Some(user), Some(group))
 }

@@ -8,9 +8,10 @@ use crate::run::candidates;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::signal::Signal;
 use crate::sys::socket;
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::fmt;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -169,7 +170,7 @@ fn connect(config: &Config, pidfile: &Path, pid: u32) -> Result<UnixStream, Fail
     let mut tried = Vec::new();
     for folder in candidates(config) {
         let path = socket_of(&folder, pid);
-        match UnixStream::connect(&path) {
+        match knock(&path) {
             Ok(stream) if is_of(&stream, pid) => return Ok(stream),
             Ok(_) => tried.push(format!("{}: another process listens", path.display())),
             Err(e) => tried.push(format!("{}: {e}", path.display())),
@@ -181,6 +182,22 @@ fn connect(config: &Config, pidfile: &Path, pid: u32) -> Result<UnixStream, Fail
         pidfile.display(),
         tried.join("; ")
     )))
+}
+
+/// Where its queue is full (it was stopped, and many have asked) a connect waits.
+fn knock(path: &Path) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(TAKEN_UP_WITHIN))?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Err(io::Error::new(
+            e.kind(),
+            format!(
+                "nobody was let in within {} s: was it stopped, or does it hang?",
+                TAKEN_UP_WITHIN.as_secs()
+            ),
+        )),
+        other => other.map(|()| UnixStream::from(OwnedFd::from(socket))),
+    }
 }
 
 /// Whether that process listens, as far as can be seen: a folder may be one

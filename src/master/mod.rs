@@ -264,7 +264,7 @@ impl Master {
             self.fail_reload(format!("worker {nr} {how}"));
             return Ok(());
         }
-        if stillborn && !self.started {
+        if stillborn && self.ready_since.is_none() {
             // The first start of all: the operator is still looking.
             self.tell_stop(Stopping::Fast(Instant::now()));
             return Err(Failure(format!(
@@ -383,7 +383,10 @@ impl Master {
         }
         log::info!("{wanted} workers instead of {}", self.workers);
         self.workers = wanted;
-        self.children.set_wanted(wanted);
+        // While none of them shall be there it is for later.
+        if !self.is_retired {
+            self.children.set_wanted(wanted);
+        }
         Ok(format!("{wanted} workers"))
     }
 
@@ -393,7 +396,7 @@ impl Master {
                 Ok(None) => {}
                 Ok(Some(heir)) => self.become_worker(heir),
                 // The first start of all: the operator is still looking.
-                Err(e) if !self.started => {
+                Err(e) if self.ready_since.is_none() => {
                     self.tell_stop(Stopping::Fast(Instant::now()));
                     return Err(Failure(format!(
                         "worker {nr} could not be forked: {e}: giving up"

@@ -115,6 +115,14 @@ impl Master {
         self.come_back();
     }
 
+    /// Who has asked for another one meanwhile is told why there will be none.
+    pub(super) fn refuse_later_reload(&mut self, why: &str) {
+        self.reload.is_wanted_again = false;
+        for asker in std::mem::take(&mut self.reload.later_askers) {
+            self.office.done(asker, Err(why.to_owned()));
+        }
+    }
+
     fn refuse_reload(&mut self, why: String) {
         log::error!("reload failed: {why}; the old configuration serves on");
         self.end_reload(Err(why));
@@ -258,8 +266,9 @@ impl Master {
                     return;
                 }
                 // Nothing can fail any more that would bring these back, and the
-                // last old worker still accepts who is in their queues.
-                if !is_door_closed {
+                // last old worker still accepts who is in their queues. But where
+                // another server has them too, who comes now is that one's.
+                if !is_door_closed && !self.is_shared() {
                     gone.iter().for_each(Listener::close_door);
                 }
                 self.reload.phase = Phase::Renewing {

@@ -48,6 +48,7 @@ impl Master {
     pub(super) fn stop_at_once(&mut self) {
         if !matches!(self.stopping, Stopping::Fast(_) | Stopping::Killed(_)) {
             log::info!("stopping at once");
+            self.end_reloads();
             self.tell_manager("stopping at once");
             self.tell_stop(Stopping::Fast(Instant::now()));
         }
@@ -66,8 +67,15 @@ impl Master {
         self.begin_stop(Stopping::HandedOver(Instant::now()));
     }
 
+    /// The one that is under way, and the one that would come after it.
+    fn end_reloads(&mut self) {
+        let why = "this server is stopping";
+        self.refuse_later_reload(why);
+        self.fail_reload(why.to_owned());
+    }
+
     fn begin_stop(&mut self, how: Stopping) {
-        self.fail_reload("this server is stopping".to_owned());
+        self.end_reloads();
         self.tell_manager("stopping: who has begun a request is served to the end");
         if !self.is_shared() {
             self.listeners.iter().for_each(Listener::close_door);

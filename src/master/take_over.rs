@@ -243,11 +243,21 @@ impl Master {
         successor.condemn();
         self.take_back();
         log::error!("upgrade failed: {why}; this server serves on");
+        if matches!(self.stopping, Stopping::HandedOver(_)) {
+            self.resume();
+        }
         self.answer_upgrade(Err(why.to_owned()));
     }
 
     /// The pidfile names us again.
     fn take_back(&mut self) {
+        self.name_us();
+        self.service.main_pid(std::process::id());
+        self.release_oldbin();
+        self.come_back();
+    }
+
+    fn name_us(&mut self) {
         if let Some(pidfile) = &mut self.pidfile
             && let Err(e) = pidfile
                 .reclaim()
@@ -255,9 +265,6 @@ impl Master {
         {
             log::error!("the pidfile does not name this server again: {e}");
         }
-        self.service.main_pid(std::process::id());
-        self.release_oldbin();
-        self.come_back();
     }
 
     fn release_oldbin(&mut self) {
@@ -276,7 +283,11 @@ impl Master {
         let how = how(end);
         match successor.stage {
             // A script that hung may have left behind what it waited for.
-            Stage::Condemned(_) | Stage::Killed => successor.kill(),
+            Stage::Condemned(_) | Stage::Killed => {
+                successor.kill();
+                // It may have written its own pid once more, before it heard.
+                self.name_us();
+            }
             Stage::Committed | Stage::Foreign if self.stopping == Stopping::No => {
                 log::warn!("upgrade: pid {pid} {how}; this server is in charge again");
                 self.upgrade.outcome = format!("pid {pid} {how}");
@@ -325,6 +336,8 @@ impl Master {
         let is_alive = predecessor.is_alive();
         let is_told = heard == Heard::Word(Word::Commit);
         let is_rotated = heard == Heard::Word(Word::Reopen);
+        // Who is told to end has failed, whatever it was told before.
+        let is_told = is_told && self.stopping == Stopping::No;
         if !self.is_in_charge && (is_told || is_ready && !predecessor.decides()) {
             self.take_charge()?;
         }

@@ -80,7 +80,13 @@ impl Housekeeper {
 
     /// Tells the master that this worker serves.
     pub fn report_ready(&self) -> io::Result<()> {
-        self.channel.send(Message::Ready)
+        match self.channel.send(Message::Ready) {
+            // The master has gone meanwhile: who has been accepted is served, and
+            // then it ends, as at any other time.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(e) => Err(io::Error::new(e.kind(), format!("telling the master: {e}"))),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Whether the master has asked this worker to resign as the elected one;

@@ -521,3 +521,54 @@ fn the_verb_says_why() {
     tree.settle(&[(new, 2)]);
     tree.stop();
 }
+
+/// It gives up by itself, after the commit, and says so: the old one still drains.
+#[test]
+fn the_one_in_charge_gives_up_while_the_old_one_drains() {
+    let builder = builder("auto").set("spawn-errors", "2").workers(1);
+    let Some(tree) = builder.start(&Program::Ours) else {
+        return;
+    };
+    let old = tree.first();
+    let mut upload = tree.conn();
+    upload.send("PUT /dev1/upload HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\nx");
+    upload.settle();
+    let skip = tree.mark();
+    tree.signal(old, libc::SIGUSR2);
+    let new = tree.await_successor(skip);
+    tree.wait_log(skip, "committed", PATIENCE);
+    eventually("it gives up", PATIENCE, || {
+        for worker in tree.workers(new) {
+            tree.signal(worker, libc::SIGKILL);
+        }
+        !tree.is_alive(new)
+    });
+    eventually("the old one serves again", PATIENCE, || {
+        tree.claim().is_of(old)
+    });
+    tree.conn().put("/dev1/file", b"x").expect(201, true);
+    upload.send("y");
+    upload.response().expect(201, false);
+    drop(upload);
+    tree.conn().put("/dev1/file", b"x").expect(201, true);
+    tree.stop();
+}
+
+/// It finds the word to take over and the word to end together.
+#[test]
+fn who_was_told_too_late_does_not_take_the_pidfile_along() {
+    let Some(tree) = builder("auto").start(&Program::Ours) else {
+        return;
+    };
+    let old = tree.first();
+    let skip = tree.mark();
+    tree.signal(old, libc::SIGUSR2);
+    let new = tree.await_successor(skip);
+    tree.settle_beside(new, 2);
+    tree.signal(new, libc::SIGSTOP);
+    tree.wait_log(skip, "did not take over when it was told to", PATIENCE);
+    tree.signal(new, libc::SIGCONT);
+    tree.await_gone(new);
+    assert!(tree.claim().is_of(old), "{:?}", tree.claim());
+    tree.stop();
+}

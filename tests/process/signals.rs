@@ -390,3 +390,21 @@ fn status_is_what_one_sees_from_outside() {
         "{pidfile}"
     );
 }
+
+#[test]
+fn a_worker_less_brings_nobody_back_who_was_sent_home() {
+    let Some(tree) = start(builder().workers(3)) else {
+        return;
+    };
+    let master = tree.first();
+    settled(&tree, 3);
+    tree.signal(master, libc::SIGWINCH);
+    settled(&tree, 0);
+    let skip = tree.mark();
+    tree.signal(master, libc::SIGTTOU);
+    tree.wait_log(skip, "2 workers instead of 3", PATIENCE);
+    settled(&tree, 0);
+    tree.signal(master, libc::SIGTTIN);
+    settled(&tree, 2);
+    tree.stop();
+}
