@@ -124,7 +124,9 @@ fn give(folder: &Path, found: &Metadata, user: u32, group: u32) -> io::Result<()
         };
         let there = lock.metadata()?;
         // One that has another name as well may be anybody's.
-        if there.is_file() && there.nlink() == 1 && there.uid() != user {
+        // And one of another user's was not made by a server.
+        let is_lock = there.is_file() && there.nlink() == 1 && there.uid() == found.uid();
+        if is_lock && there.uid() != user {
             fchown(&lock, Some(user), Some(group))?;
         }
     }

@@ -133,7 +133,7 @@ impl Office {
 
     /// Takes in who has come.
     fn admit(&mut self, registry: &Registry) {
-        self.is_behind = false;
+        let was_behind = std::mem::take(&mut self.is_behind);
         loop {
             match self.listener.accept() {
                 Ok((stream, _)) => self.seat(stream, registry),
@@ -144,7 +144,9 @@ impl Office {
                         ErrorKind::Interrupted | ErrorKind::ConnectionAborted
                     ) => {}
                 Err(e) => {
-                    log::warn!("{}: nobody can be let in: {e}", self.path.display());
+                    if !was_behind {
+                        log::warn!("{}: nobody can be let in: {e}", self.path.display());
+                    }
                     self.is_behind = true;
                     return;
                 }

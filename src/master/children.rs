@@ -39,11 +39,23 @@ struct Worker {
     aborted: Option<Instant>,
     /// It was sent SIGKILL then; inside a dead disk's call it lives on.
     killed: Option<Instant>,
+    /// What its channel had no room for.
+    unsaid: Option<Message>,
     /// How often it was given the log anew and has not answered yet.
     logs: u32,
 }
 
 impl Worker {
+    fn tell(&mut self, message: Message) {
+        match self.channel.send(message) {
+            Ok(()) => {}
+            // It has not listened for long; the last word counts.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.unsaid = Some(message),
+            // EPIPE: it is dead, and will be reaped.
+            Err(e) => log::warn!("worker {}, pid {}, was not told: {e}", self.nr, self.pid),
+        }
+    }
+
     fn kill(&mut self, why: std::fmt::Arguments<'_>) {
         log::error!("worker {}, pid {}, {why}: SIGKILL", self.nr, self.pid);
         self.killed = Some(Instant::now());
@@ -55,8 +67,10 @@ impl Worker {
 /// What is known of a worker's number beyond the worker.
 #[derive(Default)]
 struct Place {
-    /// Deaths in a row that came early.
+    /// Deaths in a row that came early, and forks that failed.
     early: u32,
+    /// The latter.
+    unforked: u32,
     /// Of those, the ones that came before the worker was ready.
     stillborn: u32,
     /// Not before this.
@@ -208,6 +222,7 @@ impl Children {
             is_relieved: false,
             aborted: None,
             killed: None,
+            unsaid: None,
             logs: 0,
         });
         Ok(None)
@@ -252,15 +267,17 @@ impl Children {
     }
 
     /// Says something to all.
-    pub fn tell(&self, message: Message) {
-        for (_, worker) in self.workers() {
-            if let Err(e) = worker.channel.send(message) {
-                // EPIPE: it is dead, and will be reaped.
-                log::warn!(
-                    "worker {}, pid {}, was not told: {e}",
-                    worker.nr,
-                    worker.pid
-                );
+    pub fn tell(&mut self, message: Message) {
+        for worker in self.slots.iter_mut().flatten() {
+            worker.tell(message);
+        }
+    }
+
+    /// Says again what could not be said before.
+    pub fn tell_again(&mut self) {
+        for worker in self.slots.iter_mut().flatten() {
+            if let Some(message) = worker.unsaid.take() {
+                worker.tell(message);
             }
         }
     }

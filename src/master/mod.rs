@@ -89,6 +89,10 @@ struct Master {
     stopping: Stopping,
     /// Workers that could not be ended since the stop began.
     undead: usize,
+    /// Why it stops, if that is no operator's wish.
+    failure: Option<Failure>,
+    /// Directories of the docroots that are devices.
+    devices: usize,
     /// Workers there shall be; none of them while `is_retired`.
     workers: usize,
     /// The workers were sent home, and the master stays.
@@ -118,9 +122,9 @@ impl Master {
         let mut events = Events::with_capacity(64);
         loop {
             if self.stopping == Stopping::No {
-                self.spawn_missing()?;
+                self.spawn_missing();
             } else if self.children.is_empty() && self.undead == 0 {
-                return Ok(());
+                return self.failure.take().map_or(Ok(()), Err);
             } else if self.children.is_empty() {
                 return Err(Failure(format!(
                     "{} workers could not end: they are inside of a disk that hangs; \
@@ -156,6 +160,7 @@ impl Master {
             // At each turn, not only at SIGCHLD (signals coalesce), and after
             // they were taken: one that comes later wakes the next turn.
             self.reap()?;
+            self.children.tell_again();
             self.children.kill_silent();
             let undead = self.children.abandon_undead();
             if self.stopping == Stopping::No {
@@ -244,42 +249,47 @@ impl Master {
                     generation,
                     stillborn,
                     how,
-                } => self.mourn(nr, generation, stillborn, &how)?,
+                } => self.mourn(nr, generation, stillborn, &how),
             }
         }
         Ok(())
     }
 
-    fn mourn(
-        &mut self,
-        nr: usize,
-        generation: u64,
-        stillborn: bool,
-        how: &str,
-    ) -> Result<(), Failure> {
+    fn mourn(&mut self, nr: usize, generation: u64, stillborn: bool, how: &str) {
         if let Some(predecessor) = self.predecessor.as_ref().filter(|_| !self.is_in_charge) {
             predecessor.say(&Word::Died(format!("worker {nr} {how}")));
         }
         if stillborn && self.reload.is_under_way(generation) {
             self.fail_reload(format!("worker {nr} {how}"));
-            return Ok(());
+            return;
         }
         if stillborn && self.ready_since.is_none() {
             // The first start of all: the operator is still looking.
-            self.tell_stop(Stopping::Fast(Instant::now()));
-            return Err(Failure(format!(
-                "worker {nr} could not start (its reason is above): giving up"
-            )));
+            let why = format!("worker {nr} could not start (its reason is above): giving up");
+            self.give_up(why, Stopping::Fast(Instant::now()));
+            return;
         }
         let most = self.config.supervision.spawn_errors;
         let early = self.children.early_deaths();
         if most.is_some_and(|most| early >= most) {
-            self.tell_stop(Stopping::Fast(Instant::now()));
-            return Err(Failure(format!(
+            let why = format!(
                 "worker {nr} has died early {early} times in a row (--spawn-errors): giving up"
-            )));
+            );
+            // Those that serve have clients.
+            self.give_up(why, Stopping::Graceful(Instant::now()));
         }
-        Ok(())
+    }
+
+    /// The last resort: a stop that nobody has asked for.
+    fn give_up(&mut self, why: String, how: Stopping) {
+        if self.stopping == Stopping::No {
+            // It is said once more at the end, which may take long then.
+            if matches!(how, Stopping::Graceful(_)) {
+                log::error!("{why}");
+            }
+            self.failure = Some(Failure(why));
+            self.begin_stop(how);
+        }
     }
 
     /// What a signal says. The table is in queues.txt, 7.
@@ -390,17 +400,15 @@ impl Master {
         Ok(format!("{wanted} workers"))
     }
 
-    fn spawn_missing(&mut self) -> Result<(), Failure> {
+    fn spawn_missing(&mut self) {
         while let Some(nr) = self.children.due() {
             match self.children.spawn(nr, &self.poll) {
                 Ok(None) => {}
                 Ok(Some(heir)) => self.become_worker(heir),
                 // The first start of all: the operator is still looking.
                 Err(e) if self.ready_since.is_none() => {
-                    self.tell_stop(Stopping::Fast(Instant::now()));
-                    return Err(Failure(format!(
-                        "worker {nr} could not be forked: {e}: giving up"
-                    )));
+                    let why = format!("worker {nr} could not be forked: {e}: giving up");
+                    return self.give_up(why, Stopping::Fast(Instant::now()));
                 }
                 Err(e) => {
                     log::error!("worker {nr} could not be forked: {e}");
@@ -408,6 +416,5 @@ impl Master {
                 }
             }
         }
-        Ok(())
     }
 }

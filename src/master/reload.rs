@@ -3,12 +3,13 @@
 //! old one when it is ready. The first that fails ends it, and what was is
 //! restored.
 
-use super::start::{find_privileges, open_docroots, raise_descriptor_limit, threads};
+use super::start::{open_docroots, raise_descriptor_limit, survey, threads};
 use super::{Failure, Master};
-use crate::config::{Config, Snapshot};
+use crate::config::{Config, Site, Snapshot};
 use crate::control::Asker;
 use crate::listener::{Binding, Change, Listener};
 use crate::worker::privileges::Privileges;
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// See the module.
@@ -59,6 +60,7 @@ struct Before {
     generation: u64,
     workers: usize,
     consumers: usize,
+    devices: usize,
 }
 
 impl Reload {
@@ -86,6 +88,10 @@ impl Master {
             return;
         }
         self.reload.askers.extend(asker);
+        // As unicorn and nginx do. There may be no log file.
+        if self.config.log_file.is_some() {
+            self.reopen_logs(None);
+        }
         if self.upgrade.has_successor() {
             // What nginx makes of it: the old one's workers come back.
             if self.is_retired {
@@ -97,10 +103,6 @@ impl Master {
             return;
         }
         self.service.reloading();
-        // As unicorn and nginx do. There may be no log file.
-        if self.config.log_file.is_some() {
-            self.reopen_logs(None);
-        }
         match self.read_anew() {
             Ok(Some(wanted)) => {
                 let change = Change::plan(&self.listeners, wanted.config.places());
@@ -154,14 +156,20 @@ impl Master {
         if config == self.config {
             return Ok(None);
         }
-        let told = |failure: Failure| failure.to_string();
-        open_docroots(&config).map_err(told)?;
-        let privileges = find_privileges(&config).map_err(told)?;
+        // Those that are served already may hang now.
+        let is_new = |site: &&Site| self.docroots().all(|old| *old != site.docroot);
+        open_docroots(config.sites.iter().filter(is_new))
+            .map_err(|failure: Failure| failure.to_string())?;
+        let privileges = self.privileges.renewed(&config);
         Ok(Some(Wanted {
             config,
             snapshot,
             privileges,
         }))
+    }
+
+    fn docroots(&self) -> impl Iterator<Item = &PathBuf> {
+        self.config.sites.iter().map(|site| &site.docroot)
     }
 
     /// All listeners, or none.
@@ -204,13 +212,21 @@ impl Master {
             privileges,
         } = wanted;
         raise_descriptor_limit(&config);
-        let threads = threads(&config, &self.scoreboard);
+        let is_same = self
+            .docroots()
+            .eq(config.sites.iter().map(|site| &site.docroot));
+        let devices = match is_same {
+            true => self.devices,
+            false => survey(&config, &self.scoreboard),
+        };
+        let threads = threads(&config, devices);
         self.reload.generations += 1;
         let generation = self.reload.generations + 1;
         let before = Before {
             generation: self.children.generation(),
             workers: self.workers,
             consumers: self.consumers,
+            devices: std::mem::replace(&mut self.devices, devices),
             listeners,
             snapshot: std::mem::replace(&mut self.snapshot, snapshot),
             privileges: std::mem::replace(&mut self.privileges, privileges),
@@ -303,6 +319,7 @@ impl Master {
                 self.privileges = before.privileges;
                 self.workers = before.workers;
                 self.consumers = before.consumers;
+                self.devices = before.devices;
                 self.children
                     .renew(before.generation, before.workers, &self.config.supervision);
                 self.children.dismiss_unready(generation);
@@ -326,6 +343,12 @@ fn keep_what_stays(old: &Config, new: &mut Config) {
     if old.log_file != new.log_file {
         kept.push("log-file");
         new.log_file.clone_from(&old.log_file);
+    }
+    // Whose run folder it is was decided, too.
+    if (&old.user, &old.group) != (&new.user, &new.group) {
+        kept.push("user or group");
+        new.user.clone_from(&old.user);
+        new.group.clone_from(&old.group);
     }
     for key in kept {
         log::warn!("reload: {key} has changed: only an upgrade or a restart takes that over");

@@ -9,7 +9,7 @@ use super::upgrade::predecessor::Predecessor;
 use super::upgrade::program::Program;
 use super::upgrade::{VARIABLE, Word};
 use super::{ASKERS, CONTROL, Children, Failure, Master, PREDECESSOR, SIGNALS, failed};
-use crate::config::{Config, Snapshot};
+use crate::config::{Config, Site, Snapshot};
 use crate::control::Office;
 use crate::listener::{Inherited, Listener, Origin};
 use crate::pidfile::Pidfile;
@@ -28,7 +28,7 @@ use std::time::Instant;
 /// What a start would find out before it serves, without serving: the line that
 /// says that all is well.
 pub fn check(config: &Config) -> Result<String, Failure> {
-    open_docroots(config)?;
+    open_docroots(&config.sites)?;
     find_privileges(config)?;
     let listeners: usize = config.sites.iter().map(|site| site.listeners.len()).sum();
     let sites = config.sites.len();
@@ -38,8 +38,8 @@ pub fn check(config: &Config) -> Result<String, Failure> {
 }
 
 /// For the errors alone: each worker opens its own.
-pub(super) fn open_docroots(config: &Config) -> Result<(), Failure> {
-    for site in &config.sites {
+pub(super) fn open_docroots<'a>(sites: impl IntoIterator<Item = &'a Site>) -> Result<(), Failure> {
+    for site in sites {
         crate::sys::file::open_root(&site.docroot)
             .map_err(failed(format_args!("docroot={}", site.docroot.display())))?;
     }
@@ -95,7 +95,7 @@ impl Master {
         let program = Program::ours(snapshot.argv().to_vec());
         // LISTEN_PID names the process that was started, not one that it forks.
         let inherited = Inherited::from_env(&solo).map_err(Failure)?;
-        open_docroots(&config)?;
+        open_docroots(&config.sites)?;
         let privileges = find_privileges(&config)?;
         // The process that goes on from here is another one when it detaches.
         // A successor of one that has detached is detached.
@@ -125,7 +125,8 @@ impl Master {
         let (scoreboard, memory) =
             Scoreboard::with_file().map_err(failed("the scoreboard's memory"))?;
         let image = Image::open(&snapshot, memory).map_err(failed("the program for workers"))?;
-        let threads = threads(&config, &scoreboard);
+        let devices = survey(&config, &scoreboard);
+        let threads = threads(&config, devices);
         let listeners = inherited
             .open(&config.places(), config.listen_exclusive)
             .map_err(|refused| Failure(refused.to_string()))?;
@@ -159,6 +160,7 @@ impl Master {
         let master = Master {
             children: Children::new(config.workers, &config.supervision, scoreboard.clone()),
             consumers: threads.div_ceil(config.workers),
+            devices,
             workers: config.workers,
             is_in_charge: predecessor.is_none(),
             upgrade: Upgrade::new(program),
@@ -173,6 +175,7 @@ impl Master {
             service: Service::from_env(),
             stopping: Stopping::No,
             undead: 0,
+            failure: None,
             is_retired: false,
             started: false,
             ready_since: None,
@@ -197,15 +200,14 @@ impl Master {
         if let (Err(failure), Some(predecessor)) = (&ended, &self.predecessor) {
             predecessor.say(&Word::Failed(failure.to_string()));
         }
+        let is_last = self.is_last_to_leave();
         // Whom else the pidfile names, or will, says so itself.
-        let is_last = !self.upgrade.has_successor()
-            && self.predecessor.as_ref().is_none_or(|one| !one.is_alive());
         if let Some(pidfile) = self.pidfile.as_ref().filter(|_| is_last)
             && let Err(e) = pidfile.clear()
         {
             log::warn!("the pidfile names a process that has ended: {e}");
         }
-        if !self.is_shared() {
+        if is_last {
             self.listeners.iter().for_each(Listener::unlink);
         }
         self.leave_upgrade();
@@ -233,12 +235,17 @@ fn claim(
         .map_err(failed(format_args!("pidfile={}", path.display())))
 }
 
-/// Consumers of all workers together.
-pub(super) fn threads(config: &Config, scoreboard: &Scoreboard) -> usize {
+/// Finds the devices of all sites, and places them on the scoreboard; their
+/// number.
+pub(super) fn survey(config: &Config, scoreboard: &Scoreboard) -> usize {
     let sites = config.sites.iter().enumerate();
-    let devices: usize = sites
+    sites
         .map(|(nr, site)| crate::health::survey(nr, &site.docroot, scoreboard))
-        .sum();
+        .sum()
+}
+
+/// Consumers of all workers together.
+pub(super) fn threads(config: &Config, devices: usize) -> usize {
     let default = (10 * devices.max(1)).clamp(10, 100);
     config.threads.unwrap_or(default)
 }

@@ -74,7 +74,7 @@ impl Master {
         self.fail_reload(why.to_owned());
     }
 
-    fn begin_stop(&mut self, how: Stopping) {
+    pub(super) fn begin_stop(&mut self, how: Stopping) {
         self.end_reloads();
         self.tell_manager("stopping: who has begun a request is served to the end");
         if !self.is_shared() {

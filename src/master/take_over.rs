@@ -301,6 +301,10 @@ impl Master {
                 self.take_back();
                 self.resume();
             }
+            _ if self.stopping != Stopping::No => {
+                log::warn!("upgrade: pid {pid} {how}; this server is stopping");
+                self.answer_upgrade(Err(format!("pid {pid} {how}")));
+            }
             _ => {
                 successor.kill();
                 self.take_back();
@@ -315,6 +319,28 @@ impl Master {
     /// Workers whose master dies must know whether they are the last.
     pub(super) fn note_shared(&self) {
         self.scoreboard.set_shared(self.is_shared());
+    }
+
+    /// Whether nobody else goes on with what is ours. Two that end at the same
+    /// moment must not leave it to each other: each says so first.
+    pub(super) fn is_last_to_leave(&mut self) -> bool {
+        let successor_stays = match &mut self.upgrade.successor {
+            Some(successor) if successor.is_wanted() => {
+                successor.say(&Word::Leaving);
+                // What it had to say besides comes too late.
+                while successor.hear().is_some() {}
+                !successor.is_leaving
+            }
+            _ => false,
+        };
+        let predecessor_stays = match &mut self.predecessor {
+            Some(predecessor) => {
+                predecessor.say(&Word::Leaving);
+                predecessor.stays()
+            }
+            None => false,
+        };
+        !successor_stays && !predecessor_stays
     }
 
     /// The new one's side: says how far we are, and takes over when told to.

@@ -40,6 +40,15 @@ impl Privileges {
         })
     }
 
+    /// The same identity, with what else is configured now: nobody is looked up.
+    pub fn renewed(&self, config: &Config) -> Privileges {
+        Privileges {
+            identity: self.identity.clone(),
+            nice: config.nice,
+            core_limit: config.core_limit,
+        }
+    }
+
     /// Who workers become, unless they stay who the master is.
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()

@@ -311,31 +311,3 @@ fn an_upgrade_that_fails_is_no_matter_for_the_manager() {
     }
     stop(tree, &manager);
 }
-
-/// NotifyAccess=main: who has given the main process away cannot take it back.
-///
-/// The one in charge dies while the old one still has a client, and serves again: it is the main process.
-#[test]
-#[ignore = "MAINPID is given away when the old one begins to drain, not when it ends"]
-fn the_service_comes_back_to_the_old_one() {
-    let Some((tree, manager)) = start("auto") else {
-        return;
-    };
-    let old = tree.first();
-    let mut upload = tree.conn();
-    upload.send("PUT /dev1/upload HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\nx");
-    upload.settle();
-    let skip = tree.mark();
-    tree.signal(old, libc::SIGUSR2);
-    let new = tree.await_successor(skip);
-    tree.wait_log(skip, "upgrade: committed", PATIENCE);
-    tree.signal(new, libc::SIGKILL);
-    tree.wait_log(skip, "it serves again", PATIENCE);
-    upload.send("y");
-    upload.response().expect(201, false);
-    drop(upload);
-    manager.await_beats(old, 2);
-    manager.conclusion(old).expect_running(old);
-    tree.settle(&[(old, 2)]);
-    stop(tree, &manager);
-}

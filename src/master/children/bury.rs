@@ -105,6 +105,7 @@ impl Children {
     pub fn postpone(&mut self, nr: usize) {
         if let Some(place) = self.places.get_mut(nr) {
             place.early += 1;
+            place.unforked += 1;
             place.due = Some(Instant::now() + delay(place.early.max(2), clock::monotonic_ns()));
         }
     }
@@ -118,7 +119,7 @@ impl Children {
 
     /// The most early deaths in a row of any number.
     pub fn early_deaths(&self) -> u32 {
-        let early = self.places.iter().map(|place| place.early);
+        let early = self.places.iter().map(|place| place.early - place.unforked);
         early.max().unwrap_or_default()
     }
 }
@@ -126,7 +127,11 @@ impl Children {
 impl Place {
     fn note_death(&mut self, worker: &Worker) {
         let is_early = worker.since.elapsed() < YOUNG || !worker.is_ready;
-        self.early = if is_early { self.early + 1 } else { 0 };
+        if !is_early {
+            (self.early, self.unforked) = (0, 0);
+        } else {
+            self.early += 1;
+        }
         if !worker.is_ready {
             self.stillborn += 1;
         }

@@ -97,8 +97,7 @@ impl Children {
             let is_succeeded = worker.generation != generation && ready.contains(&worker.nr);
             if !worker.is_relieved && (is_surplus || is_succeeded) {
                 worker.is_relieved = true;
-                // EPIPE: it is dead, and will be reaped.
-                let _ = worker.channel.send(Message::Quit { last: false });
+                worker.tell(Message::Quit { last: false });
             }
         }
     }
@@ -116,7 +115,7 @@ impl Children {
         for worker in self.slots.iter_mut().flatten() {
             if worker.generation == generation && !worker.is_ready && !worker.is_relieved {
                 worker.is_relieved = true;
-                let _ = worker.channel.send(Message::Fast);
+                worker.tell(Message::Fast);
             }
         }
     }

@@ -51,6 +51,8 @@ pub enum Word {
     Committed,
     /// Either: the log file was rotated.
     Reopen,
+    /// Either: I end now.
+    Leaving,
 }
 
 impl Word {
@@ -65,6 +67,7 @@ impl Word {
             Word::Commit => "commit".to_owned(),
             Word::Committed => "committed".to_owned(),
             Word::Reopen => "reopen".to_owned(),
+            Word::Leaving => "leaving".to_owned(),
         };
         while text.len() > LEN {
             text.pop();
@@ -87,6 +90,7 @@ impl Word {
             "commit" => Word::Commit,
             "committed" => Word::Committed,
             "reopen" => Word::Reopen,
+            "leaving" => Word::Leaving,
             _ => return None,
         })
     }
@@ -157,6 +161,7 @@ mod tests {
             Word::Commit,
             Word::Committed,
             Word::Reopen,
+            Word::Leaving,
         ];
         for word in &words {
             new.say(word).unwrap();

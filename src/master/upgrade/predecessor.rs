@@ -113,6 +113,18 @@ impl Predecessor {
         heard
     }
 
+    /// Whether it goes on when we end: it lives, and has not said otherwise.
+    pub fn stays(&mut self) -> bool {
+        while self.link.is_some() {
+            match self.hear() {
+                Heard::Word(Word::Leaving) => return false,
+                Heard::Nothing => break,
+                _ => {}
+            }
+        }
+        self.is_alive()
+    }
+
     /// To wait on.
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         self.link.as_ref().map(AsFd::as_fd)

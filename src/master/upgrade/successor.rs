@@ -64,6 +64,8 @@ pub struct Successor {
     /// Its last progress.
     since: Instant,
     ready: (usize, usize),
+    /// It has said that it ends, or has ended.
+    pub is_leaving: bool,
     /// The log file was rotated before it could be told so.
     owes_reopen: bool,
 }
@@ -88,6 +90,7 @@ impl Successor {
                 link: Some(ours),
                 since: Instant::now(),
                 ready: (0, 0),
+                is_leaving: false,
                 owes_reopen: false,
             }),
         }
@@ -108,7 +111,7 @@ impl Successor {
         self.since = Instant::now();
     }
 
-    fn say(&self, word: &Word) {
+    pub fn say(&self, word: &Word) {
         if let Some(link) = &self.link {
             // EPIPE: its death comes next.
             let _ = link.say(word);
@@ -154,6 +157,7 @@ impl Successor {
                 Heard::Nothing => return None,
                 Heard::End => {
                     self.link = None;
+                    self.is_leaving |= self.stage != Stage::Foreign;
                     return None;
                 }
                 Heard::Noise if self.stage == Stage::Started => return Some(self.is_strange()),
@@ -177,6 +181,7 @@ impl Successor {
 
     fn learn(&mut self, word: Word) -> Option<Event> {
         match word {
+            Word::Leaving => self.is_leaving = true,
             Word::Foreign(name) => return Some(Event::Foreign(name)),
             Word::Bound => {
                 self.reach(Stage::Bound);
