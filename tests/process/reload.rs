@@ -389,7 +389,6 @@ fn whatever_is_wrong_the_old_configuration_serves_on() {
             format!("{conf}httplisten = 127.0.0.1:9\nhttplisten = 127.0.0.1:9\n"),
             vec!["127.0.0.1:9"],
         ),
-        (format!("{conf}user = nobody-of-this-name\n"), vec!["user"]),
         (megabyte, vec![]),
         ("\0\0\0".to_owned(), vec![]),
     ];

@@ -378,11 +378,9 @@ fn status_is_what_one_sees_from_outside() {
     let ended = tree.verb(&["--stop"]).expect(0, &[]);
     // it has returned, so it is over
     assert!(!tree.is_alive(master), "{}", ended.err);
-    assert!(
-        facts::descendants(tree.keeper()).is_empty(),
-        "{}",
-        tree.family()
-    );
+    eventually("the keeper to have reaped it", PATIENCE, || {
+        facts::descendants(tree.keeper()).is_empty()
+    });
     assert!(tree.claim().is_over());
     assert_eq!(
         tree.verb(&["--status", "--json"]).code,
