@@ -212,8 +212,11 @@ fn a_fresh_worker_holds_what_is_on_its_list_and_nothing_else() {
         server.wait_log_after(skip, &format!("worker {slot} is ready"), PATIENCE);
         holds_its_own(server.worker_pids()[slot], &server);
     }
-    let master: Vec<_> = facts::descriptors(server.pid());
-    assert!(master.len() <= 15, "the master's own: {master:?}");
+    // but for what whoever runs the tests has left open to all
+    let ours = facts::descriptors(std::process::id() as i32);
+    let mut master = facts::descriptors(server.pid());
+    master.retain(|one| one.0 <= 2 || !ours.contains(one));
+    assert!(master.len() <= 14, "the master's own: {master:?}");
     server.stop();
 }
 
