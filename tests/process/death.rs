@@ -150,6 +150,34 @@ fn workers_drain_and_end_when_the_master_is_killed() {
     assert_eq!(server.read("dev1/upload").unwrap(), bytes);
 }
 
+/// A worker that is still starting when its master dies serves who waits, and ends.
+#[test]
+fn who_waits_for_a_worker_whose_master_has_died_is_served() {
+    let mut server = Server::builder().workers(1).start();
+    let addr = server.addr();
+    let first = server.worker_pids()[0];
+    signal(first, libc::SIGKILL);
+    // caught as young as can be
+    let heir = wait_for("the next worker", PATIENCE, || {
+        let mut all = facts::children(server.pid()).into_iter();
+        all.find(|pid| *pid != first)
+    });
+    signal(heir, libc::SIGSTOP);
+    let mut waiting: Vec<Conn> = (0..5).map(|_| Conn::connect(addr)).collect();
+    for (nr, conn) in waiting.iter_mut().enumerate() {
+        conn.send(&format!(
+            "PUT /dev1/{nr} HTTP/1.1\r\nHost: t\r\nContent-Length: 1\r\n\r\nx"
+        ));
+    }
+    server.signal(libc::SIGKILL);
+    server.wait_exit(PATIENCE);
+    signal(heir, libc::SIGCONT);
+    for conn in &mut waiting {
+        assert_eq!(conn.response().status, 201);
+    }
+    eventually("its end", PATIENCE, || !server.is_ours(heir));
+}
+
 /// Waits for the line that says that the next worker comes after `delay` milliseconds, less up to a quarter; the
 /// number of lines up to it.
 #[track_caller]

@@ -289,6 +289,37 @@ fn listeners_come_and_go_and_those_that_stay_are_the_same() {
     assert!(is_refused(second));
 }
 
+/// While two serve, what the new one's file no longer names is still the old one's.
+#[test]
+fn a_listener_that_goes_is_left_to_the_predecessor() {
+    let Some(tree) = start(Tree::builder()) else {
+        return;
+    };
+    let second = free_port();
+    tree.also("httplisten", &second.to_string());
+    succeed(&tree, 2);
+    let first = tree.addr();
+    let (old, new) = tree.upgrade();
+    tree.set("httplisten", Some(&first.to_string()));
+    let skip = tree.mark();
+    tree.signal(new, libc::SIGHUP);
+    tree.wait_line(skip, "a new generation", |line| {
+        line.contains("reload: generation") && line.ends_with(" serves")
+    });
+    for _ in 0..5 {
+        let conn = Conn::try_connect(second, PATIENCE);
+        assert_eq!(conn.expect("the old one's").get("/").status, 200);
+    }
+    tree.signal(new, libc::SIGQUIT);
+    tree.await_gone(new);
+    tree.settle(&[(old, 2)]);
+    for addr in [first, second] {
+        let conn = Conn::try_connect(addr, PATIENCE);
+        assert_eq!(conn.expect("both are its own").get("/").status, 200);
+    }
+    tree.stop();
+}
+
 #[track_caller]
 fn second_inode(addr: SocketAddr) -> u64 {
     listener_inode(addr).expect("a listener")
