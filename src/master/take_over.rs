@@ -139,9 +139,12 @@ impl Master {
         };
         let successor = Successor::start(&self.upgrade.program, &legacy, auto);
         let watched = successor.and_then(|successor| {
-            if let Some(link) = successor.as_fd() {
-                watch::readable(self.poll.registry(), link, SUCCESSOR)?;
-            }
+            let link = successor.as_fd();
+            let watched = link.map_or(Ok(()), |link| {
+                watch::readable(self.poll.registry(), link, SUCCESSOR)
+            });
+            // Unheard it would take the end of its link for our death.
+            watched.inspect_err(|_| successor.kill())?;
             Ok(successor)
         });
         match watched {
