@@ -165,7 +165,7 @@ fn who_waits_for_a_worker_whose_master_has_died_is_served() {
     signal(heir, libc::SIGSTOP);
     let mut waiting: Vec<Conn> = (0..5).map(|_| Conn::connect(addr)).collect();
     for (nr, conn) in waiting.iter_mut().enumerate() {
-        conn.send(&format!(
+        conn.send(format!(
             "PUT /dev1/{nr} HTTP/1.1\r\nHost: t\r\nContent-Length: 1\r\n\r\nx"
         ));
     }
