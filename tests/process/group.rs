@@ -88,7 +88,10 @@ fn nobody_is_killed_for_having_been_stopped() {
     for pid in &workers {
         signal(*pid, libc::SIGCONT);
     }
-    server.conn().get("/dev1/file").expect(200, true);
+    // a probe that stood still as well has its device refused until it comes back
+    eventually("the file", PATIENCE, || {
+        server.conn().get("/dev1/file").status == 200
+    });
     upload.send("def");
     upload.response().expect(201, true);
     assert_eq!(server.worker_pids(), workers);

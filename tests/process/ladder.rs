@@ -170,7 +170,11 @@ fn when_copies_fail_workers_are_images_of_their_own() {
             "copies at first"
         );
         tree.fault().set(Who::Copy, Step::Thread, Mishap::Abort, 0);
-        kill_one(&tree)
+        let skip = tree.mark();
+        let others = kill_one(&tree);
+        // copies come and go before it
+        tree.wait_log(skip, " is ready, pid ", PATIENCE);
+        others
     };
     tree.settle(&[(master, 3)]);
     let heir = tree
