@@ -2,6 +2,7 @@
 //! socketpair that keeps their boundaries. Its end is the other's death.
 
 use crate::sys::{passing, socket};
+use socket2::{SockRef, Type};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -75,7 +76,7 @@ impl Channel {
 
     /// The end that another image of the program was given.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Channel> {
-        if socket::keeps_messages(fd.as_fd())? {
+        if SockRef::from(&fd).r#type()? == Type::SEQPACKET {
             return Ok(Channel(fd));
         }
         let what = "not the end of a channel";

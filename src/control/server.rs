@@ -259,6 +259,17 @@ impl Office {
         }
     }
 
+    /// The same to all of these.
+    pub fn done_all(
+        &mut self,
+        askers: impl IntoIterator<Item = Asker>,
+        outcome: &Result<String, String>,
+    ) {
+        for asker in askers {
+            self.done(asker, outcome.clone());
+        }
+    }
+
     /// Lets go who is silent for too long: to be called when [`Office::next`]
     /// has come, or at each turn.
     pub fn tend(&mut self, registry: &Registry) {

@@ -63,11 +63,6 @@ impl Inherited {
         self.predecessor
     }
 
-    /// Whether this process was started to take another one's place.
-    pub fn has_predecessor(&self) -> bool {
-        self.predecessor.is_some()
-    }
-
     fn of(&self, address: &Address) -> Option<&Heirloom> {
         let mut all = self.heirlooms.iter();
         all.find(|heirloom| heirloom.address.as_ref() == Some(address))

@@ -105,10 +105,9 @@ pub struct Children {
 /// The child's side of a fork, before it has settled.
 pub struct Heir {
     channel: Channel,
-    /// The worker's number, its line, and its configuration's generation.
+    /// The worker's number, and its line.
     pub nr: usize,
     pub slot: usize,
-    pub generation: u64,
 }
 
 impl Children {
@@ -175,12 +174,10 @@ impl Children {
             .join(", ")
     }
 
-    /// The living: line, number, pid, generation, and since when.
-    pub fn list(&self) -> impl Iterator<Item = (usize, usize, u32, u64, Instant)> {
-        self.workers().map(|(slot, worker)| {
-            let pid = worker.pid as u32;
-            (slot, worker.nr, pid, worker.generation, worker.since)
-        })
+    /// The living: line and pid. The rest is on the scoreboard.
+    pub fn list(&self) -> impl Iterator<Item = (usize, u32)> {
+        let workers = self.workers();
+        workers.map(|(slot, worker)| (slot, worker.pid as u32))
     }
 
     /// Forks worker `nr`. Some is the child's side.
@@ -197,12 +194,11 @@ impl Children {
         let forked = process::fork(solo);
         if let Ok(Forked::Child) = forked {
             // Its first act: the master waits for it.
-            self.scoreboard.slot(slot).set_state(State::Alive);
+            self.scoreboard.slot(slot).enter(std::process::id());
             return Ok(Some(Heir {
                 channel: theirs,
                 nr,
                 slot,
-                generation: self.generation,
             }));
         }
         mask.apply();

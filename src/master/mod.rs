@@ -195,6 +195,7 @@ impl Master {
         let dues = [
             self.children.next_spawn(),
             self.service.next(),
+            self.office.next(),
             self.next_binding(),
         ];
         let due = dues.into_iter().flatten().min();
@@ -317,19 +318,13 @@ impl Master {
         self.tell_of_rotation();
         match self.children.reopen_logs() {
             Ok(()) => self.log_askers.extend(asker),
-            Err(why) => {
-                if let Some(asker) = asker {
-                    self.office.done(asker, Err(why.clone()));
-                }
-            }
+            Err(why) => self.office.done_all(asker, &Err(why)),
         }
     }
 
     fn tend_logs(&mut self) {
         if let Some(outcome) = self.children.tend_logs() {
-            for asker in std::mem::take(&mut self.log_askers) {
-                self.office.done(asker, outcome.clone());
-            }
+            self.office.done_all(self.log_askers.drain(..), &outcome);
         }
     }
 

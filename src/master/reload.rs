@@ -120,9 +120,8 @@ impl Master {
     /// Who has asked for another one meanwhile is told why there will be none.
     pub(super) fn refuse_later_reload(&mut self, why: &str) {
         self.reload.is_wanted_again = false;
-        for asker in std::mem::take(&mut self.reload.later_askers) {
-            self.office.done(asker, Err(why.to_owned()));
-        }
+        let askers = self.reload.later_askers.drain(..);
+        self.office.done_all(askers, &Err(why.to_owned()));
     }
 
     fn refuse_reload(&mut self, why: String) {
@@ -131,9 +130,7 @@ impl Master {
     }
 
     fn end_reload(&mut self, outcome: Result<String, String>) {
-        for asker in std::mem::take(&mut self.reload.askers) {
-            self.office.done(asker, outcome.clone());
-        }
+        self.office.done_all(self.reload.askers.drain(..), &outcome);
         self.reload.last = Some((Instant::now(), outcome));
         if self.started {
             let status = format!("{} workers", self.children.wanted());

@@ -72,6 +72,7 @@ pub fn run(snapshot: Snapshot, config: Config) -> Result<(), Failure> {
     match Master::start(snapshot, config, &mut predecessor) {
         Ok(mut master) => {
             master.predecessor = predecessor;
+            master.note_shared();
             let ended = master.mind();
             master.leave(ended)
         }
@@ -157,7 +158,7 @@ impl Master {
                 }
             }
         }
-        let master = Master {
+        Ok(Master {
             children: Children::new(config.workers, &config.supervision, scoreboard.clone()),
             consumers: threads.div_ceil(config.workers),
             devices,
@@ -188,11 +189,7 @@ impl Master {
             daemon,
             reload: Reload::default(),
             predecessor: None,
-        };
-        // Until the predecessor is known to have gone.
-        let is_shared = !master.is_in_charge || master.is_shared();
-        master.scoreboard.set_shared(is_shared);
-        Ok(master)
+        })
     }
 
     /// The end of the master.

@@ -53,8 +53,9 @@ impl Master {
         let leader = self.scoreboard.leader().map(|leader| leader.pid);
         let workers = self.children.list();
         workers
-            .map(|(slot, worker, pid, generation, since)| {
+            .map(|(slot, pid)| {
                 let line = self.scoreboard.slot(slot);
+                let (worker, generation) = line.worker();
                 let (connections, busy) = line.load();
                 let counts = line.counts();
                 report::Worker {
@@ -63,7 +64,7 @@ impl Master {
                     pid,
                     generation,
                     state: line.state().name(),
-                    uptime_ms: ms(since),
+                    uptime_ms: line.uptime_ms(),
                     connections,
                     busy,
                     requests: counts.requests,

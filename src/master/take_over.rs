@@ -101,9 +101,7 @@ impl Master {
             Err(why) => {
                 log::error!("upgrade failed: {why}; this server serves on");
                 self.upgrade.outcome = format!("failed: {why}");
-                if let Some(asker) = asker {
-                    self.office.done(asker, Err(why.clone()));
-                }
+                self.office.done_all(asker, &Err(why));
             }
         }
     }
@@ -233,9 +231,8 @@ impl Master {
             Ok(text) => text.clone(),
             Err(why) => format!("failed: {why}"),
         };
-        for asker in std::mem::take(&mut self.upgrade.askers) {
-            self.office.done(asker, outcome.clone());
-        }
+        self.office
+            .done_all(self.upgrade.askers.drain(..), &outcome);
     }
 
     /// The successor has failed: everything is as it was before.

@@ -13,13 +13,12 @@ pub(super) const LINES: usize = 2 + text::WORDS / 8;
 /// clock, which all processes share.
 type Place = (usize, usize);
 const STATE: Place = (0, 0);
-const STATE_SINCE: Place = (0, 1);
 /// The worker's number and its configuration's generation.
-const WORKER: Place = (0, 2);
-const GENERATION: Place = (0, 3);
-const PID: Place = (0, 4);
+const WORKER: Place = (0, 1);
+const GENERATION: Place = (0, 2);
+const PID: Place = (0, 3);
 /// When the master forked it.
-const BORN: Place = (0, 5);
+const BORN: Place = (0, 4);
 const HEARTBEAT: Place = (1, 0);
 const CONNECTIONS: Place = (1, 1);
 const BUSY: Place = (1, 2);
@@ -135,7 +134,6 @@ impl Slot<'_> {
 
     /// The worker says where it is.
     pub fn set_state(&self, state: State) {
-        self.set(STATE_SINCE, clock::monotonic_ms());
         self.word(STATE).store(state as u64, Ordering::Release);
     }
 
@@ -143,11 +141,6 @@ impl Slot<'_> {
     pub fn state(&self) -> State {
         let state = self.word(STATE).load(Ordering::Acquire) as usize;
         State::ALL.get(state).copied().unwrap_or(State::Empty)
-    }
-
-    /// Milliseconds since it said so.
-    pub fn state_for(&self) -> u64 {
-        clock::monotonic_ms().saturating_sub(self.get(STATE_SINCE))
     }
 
     /// The number of the worker that has the lines, and its configuration's

@@ -216,16 +216,20 @@ pub fn exists(pid: Pid) -> bool {
 /// be reaped before they come back from the kernel.
 #[cfg(target_os = "linux")]
 pub fn is_dying(pid: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // Its first thread's.
-    thread::state(&stat) == Some('Z')
+    state(pid) == Some('Z')
 }
 
 /// Whether a child runs, or only waits for a core to do so.
 #[cfg(target_os = "linux")]
 pub fn is_runnable(pid: Pid) -> bool {
+    state(pid) == Some('R')
+}
+
+/// That of its first thread.
+#[cfg(target_os = "linux")]
+fn state(pid: Pid) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    thread::state(&stat) == Some('R')
+    thread::state(&stat)
 }
 
 /// See the Linux twin: nobody asks here.

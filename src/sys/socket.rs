@@ -318,34 +318,6 @@ pub fn credentials(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
     Ok(Credentials { user, pid: None })
 }
 
-/// Whether a socket keeps message boundaries, as the ends of
-/// [`message_pair`] do. ENOTSOCK: it is none.
-pub fn keeps_messages(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(option(socket, libc::SO_TYPE)? == libc::SOCK_SEQPACKET)
-}
-
-/// Whether a socket listens. ENOTSOCK: it is none.
-pub fn listens(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(option(socket, libc::SO_ACCEPTCONN)? != 0)
-}
-
-/// An option of a socket itself that is a number.
-fn option(socket: BorrowedFd<'_>, name: libc::c_int) -> io::Result<libc::c_int> {
-    let mut value: libc::c_int = 0;
-    let mut len = size_of_val(&value) as libc::socklen_t;
-    // SAFETY: `value` has `len` bytes of room, and both live through the call.
-    check(unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            name,
-            (&raw mut value).cast(),
-            &mut len,
-        )
-    })?;
-    Ok(value)
-}
-
 /// What takes a listener's place when an acceptor is stopped: it never listens.
 pub fn dead() -> io::Result<OwnedFd> {
     // SAFETY: no pointers.

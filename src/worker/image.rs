@@ -14,7 +14,8 @@ use crate::sys::exec::Program;
 use crate::sys::inherit::{self, pass, take_variable};
 use crate::sys::process::{self, Solo};
 use crate::sys::signal::{self, Inbox, Mask};
-use crate::sys::{memory, socket, thread};
+use crate::sys::{memory, thread};
+use socket2::SockRef;
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt::Display;
 use std::io;
@@ -261,7 +262,8 @@ fn door(text: &str) -> Result<Door, String> {
     let all = [Serves::Http, Serves::HttpGet, Serves::Mgmt];
     let serves = all.into_iter().find(|kind| kind.to_string() == serves);
     let listener = adopt(fd).map_err(|e| bad(&e))?;
-    if !socket::listens(listener.as_fd()).map_err(|e| bad(&e))? {
+    let is_listener = SockRef::from(&listener).is_listener();
+    if !is_listener.map_err(|e| bad(&e))? {
         return Err(bad(&"not a listener"));
     }
     Ok(Door {

@@ -245,7 +245,6 @@ fn live(start: Start) -> io::Result<()> {
     let named = |what: &'static str| move |e: io::Error| io::Error::other(format!("{what}: {e}"));
     let config = &start.config;
     let slot = start.scoreboard.slot(start.slot);
-    slot.enter(std::process::id());
     entitle(&slot, ", starting");
     slot.set_state(State::Privileges);
     start.privileges.take()?;

@@ -36,6 +36,10 @@ const DUMPS_WITHIN: Duration = Duration::from_secs(1);
 /// master itself (SIGSTOP, a suspended machine): nobody is judged by it.
 const PAUSED: Duration = Duration::from_secs(10);
 
+/// A suspension of the machine that took longer than this is one, too: the
+/// clocks that tell it are not read at the same moment. Milliseconds.
+const SLEPT_MS: u64 = 100;
+
 impl Worker {
     /// It is starting: if it has not got on for too long it is made to dump its
     /// core, and then killed. `awake`: for so long the master has been.
@@ -65,9 +69,6 @@ impl Worker {
         let _ = process::abort(self.pid);
     }
 }
-/// A suspension of the machine that took longer than this is one, too: the
-/// clocks that tell it are not read at the same moment. Milliseconds.
-const SLEPT_MS: u64 = 100;
 
 impl Children {
     /// SIGKILL to those whose housekeeper hangs.
