@@ -106,8 +106,16 @@ fn a_worker_that_stands_still_is_replaced() {
     let _alone = alone();
     let server = Server::builder().workers(3).threads(30).start();
     server.write("dev1/file", "content");
+    // not the elected one, which is replaced much sooner
+    let elected = server.wait_log(" is elected: ", PATIENCE);
     let workers = server.worker_pids();
-    let stopped = workers[1];
+    let spared = |pid: &i32| !elected.contains(&format!("[{pid}]"));
+    let nr = workers
+        .iter()
+        .position(spared)
+        .expect("two are not elected");
+    let stopped = workers[nr];
+    let before = server.log().len();
     let at = Instant::now();
     signal(stopped, libc::SIGSTOP);
     eventually("it to stand still", PATIENCE, || facts::is_stopped(stopped));
@@ -129,7 +137,7 @@ fn a_worker_that_stands_still_is_replaced() {
         "{:?}",
         at.elapsed()
     );
-    server.wait_log("worker 1 is ready", PATIENCE);
+    server.wait_log_after(before, &format!("worker {nr} is ready"), PATIENCE);
     eventually("three workers", PATIENCE, || {
         let now = server.worker_pids();
         now.len() == 3 && !now.contains(&stopped)
