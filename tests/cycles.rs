@@ -60,7 +60,7 @@ impl Stage {
 
     /// A crew on its own descriptor of the shared listener, as after a fork.
     fn crew(&self) -> Crew {
-        let store = Store::open(self.docroot.path(), Durability::None, 0o022).expect("docroot");
+        let store = Store::open(self.docroot.path(), Durability::None, 0o022, 0).expect("docroot");
         let second = Duration::from_secs(1);
         let timeouts = Timeouts {
             idle: second,

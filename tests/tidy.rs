@@ -18,7 +18,7 @@ const MAY_KNOW: [(&str, &[&str]); 26] = [
     ("channel", &["sys"]),
     ("scoreboard", &["sys", "text"]),
     ("queue", &["sync", "sys"]),
-    ("store", &["sys"]),
+    ("store", &["sync", "sys"]),
     ("listener", &["sys"]),
     ("pidfile", &["sys"]),
     // Who may enter a disk: it is told by the queue's tokens whom to call, and by the scoreboard who is dead.

@@ -286,6 +286,13 @@ fn how_many() -> Vec<Arg> {
         option("maxconns", "N", "Connections of all workers together")
             .default_value("10000")
             .value_parser(clap::value_parser!(u64).range(1..=10_000_000)),
+        option(
+            "cache",
+            "MIB",
+            "Memory of all workers together for small files that are read often; 0: none",
+        )
+        .default_value("64")
+        .value_parser(clap::value_parser!(u64).range(0..=1_048_576)),
     ]
 }
 

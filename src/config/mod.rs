@@ -27,6 +27,8 @@ pub struct Config {
     pub threads: Option<usize>,
     /// Connections of all workers together, at least 1.
     pub max_connections: usize,
+    /// Bytes of small files that all workers together may keep in memory; 0: none.
+    pub cache: usize,
     pub durability: Durability,
     pub timeouts: Timeouts,
     /// Where the master's process id is kept, and claimed.
@@ -276,6 +278,7 @@ mod tests {
         assert!((1..=4).contains(&config.workers));
         assert_eq!(config.threads, None);
         assert_eq!(config.durability, Durability::None);
+        assert_eq!(config.cache, 64 << 20);
         assert_eq!(config.timeouts.idle, Duration::from_secs(300));
         assert_eq!(config.timeouts.device, Duration::from_secs(2));
         assert_eq!(config.health.usage_interval, Duration::from_secs(10));

@@ -12,6 +12,8 @@ use std::time::Duration;
 /// The value of an `--upgrade` that has none: the verb.
 const NOW: &str = "now";
 
+const MIB: usize = 1024 * 1024;
+
 /// All that was said, by whom and where.
 pub(super) struct Settings {
     pub(super) argv: Source,
@@ -133,6 +135,7 @@ impl Settings {
                 .unwrap_or(cores.clamp(1, 4)),
             threads: self.number("threads")?,
             max_connections: self.max_connections()?,
+            cache: self.or_default::<u64>("cache")? as usize * MIB,
             durability: self.or_default("durability")?,
             timeouts: Timeouts {
                 idle: self.or_default("idle-timeout")?,

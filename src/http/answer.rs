@@ -143,7 +143,7 @@ impl<'a> Answer<'a> {
             return false;
         }
         let now = self.site.store.read(path).ok();
-        let now = now.map(|(_, facts)| get::validators(&facts));
+        let now = now.map(|opened| get::validators(&opened.facts));
         conditional::evaluate(head, now.as_ref()) == Verdict::PreconditionFailed
     }
 

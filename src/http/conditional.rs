@@ -99,6 +99,11 @@ pub fn binds_writes(head: &Head<'_>) -> bool {
         || head.if_unmodified_since.is_some()
 }
 
+/// Whether a request has any condition (If-Range is one of its Range alone).
+pub fn has_conditions(head: &Head<'_>) -> bool {
+    binds_writes(head) || head.if_modified_since.is_some()
+}
+
 /// Judges the conditions of a request; `None`: there is no such file.
 ///
 /// A missing file is 404 for every method but PUT whatever the conditions say (RFC 9110

@@ -3,12 +3,14 @@
 use super::conditional::{self, Validators, Verdict};
 use super::head::{Head, Method};
 use super::range::{self, Ranges, Span};
-use super::response::{About, Content, part_head, parts_end};
+use super::response::{self, About, Content, part_head, parts_end};
 use super::{Answer, Outcome, Status};
 use crate::buffer::Outbox;
 use crate::ledger::Act;
+use crate::store::cache::Kept;
 use crate::store::download::{Download, Sent};
 use crate::store::path::StorePath;
+use crate::store::{Found, Opened};
 use crate::sys::file::{Facts, Kind};
 use std::fs::File;
 use std::io;
@@ -32,14 +34,43 @@ pub fn answer(head: &Head<'_>, path: &StorePath, to: &mut Answer<'_>) -> Outcome
         to.reply().content(&about, &Content::Whole(0));
         return to.done();
     }
-    match to.site.store.read(path) {
-        Ok((file, facts)) if facts.kind == Kind::Regular => file_reply(head, file, &facts, to),
-        Ok(_) => to.bare(Status::Forbidden),
+    let is_plain =
+        head.method == Method::Get && head.range.is_none() && !conditional::has_conditions(head);
+    let found = if is_plain {
+        to.site.store.find(path)
+    } else {
+        to.site.store.read(path).map(Found::File)
+    };
+    match found {
+        Ok(Found::Kept(kept)) => kept_reply(&kept, to),
+        Ok(Found::File(opened)) if opened.facts.kind == Kind::Regular => {
+            file_reply(head, path, opened, to)
+        }
+        Ok(Found::File(_)) => to.bare(Status::Forbidden),
         Err(e) => to.failed(head.method, path, &e),
     }
 }
 
-fn file_reply(head: &Head<'_>, file: File, facts: &Facts, to: &mut Answer<'_>) -> Outcome {
+/// A file that is still what it was is answered with the words of the last time.
+fn kept_reply(kept: &Kept, to: &mut Answer<'_>) -> Outcome {
+    let words = kept.note(|| {
+        let now = validators(kept.facts());
+        let about = About {
+            mtime: now.mtime_secs,
+            etag: Some(&now.etag),
+        };
+        response::words(&about, kept.facts().size)
+    });
+    to.reply().again(words, kept.content());
+    to.done()
+}
+
+fn file_reply(head: &Head<'_>, path: &StorePath, opened: Opened, to: &mut Answer<'_>) -> Outcome {
+    let Opened {
+        file,
+        ref facts,
+        is_settled,
+    } = opened;
     let now = validators(facts);
     let about = About {
         mtime: facts.mtime,
@@ -74,8 +105,15 @@ fn file_reply(head: &Head<'_>, file: File, facts: &Facts, to: &mut Answer<'_>) -
         return to.send(Sending::one(download, span, head.target));
     }
     to.ledger.then(Act::Read);
+    let begin = to.out.len();
     match download.read_into(to.out, span.first(), span.len() as usize) {
-        Ok(n) if n as u64 == span.len() => to.done(),
+        Ok(n) if n as u64 == span.len() => {
+            if is_settled && span.len() == facts.size {
+                let content = &to.out[begin..];
+                to.site.store.keep(path, download.file(), facts, content);
+            }
+            to.done()
+        }
         // It shrank since fstat: the reply must not go out at all.
         short => {
             to.out.truncate(start);

@@ -4,6 +4,7 @@
 use super::conditional::ETag;
 use super::range::Span;
 use super::status::Status;
+use crate::store::cache::Note;
 use httpdate::HttpDate;
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
@@ -132,14 +133,7 @@ impl Reply<'_> {
     }
 
     fn end(&mut self, etag: Option<&ETag>) {
-        self.header(
-            b"Connection",
-            if self.keep_alive {
-                b"keep-alive"
-            } else {
-                b"close"
-            },
-        );
+        self.header(b"Connection", connection(self.keep_alive));
         if let Some(etag) = etag {
             self.header(b"ETag", etag.as_bytes());
         }
@@ -182,6 +176,21 @@ impl Reply<'_> {
         self.end(about.etag);
     }
 
+    /// A 200 of a whole file in [the words](words) of an earlier one.
+    pub fn again(self, words: &Note, content: &[u8]) {
+        let (before, after) = words.text.split_at(words.place);
+        for part in [
+            OK_SO_FAR,
+            self.date,
+            before,
+            connection(self.keep_alive),
+            after,
+            content,
+        ] {
+            self.out.extend_from_slice(part);
+        }
+    }
+
     /// The head of a 200 or a 206.
     pub fn content(mut self, about: &About<'_>, content: &Content<'_>) {
         let (status, len) = match content {
@@ -211,6 +220,34 @@ impl Reply<'_> {
 }
 
 const OCTETS: &[u8] = b"application/octet-stream";
+
+/// A 200 up to its date.
+const OK_SO_FAR: &[u8] = b"HTTP/1.1 200 OK\r\nStatus: 200 OK\r\nDate: ";
+
+fn connection(keep_alive: bool) -> &'static [u8] {
+    if keep_alive { b"keep-alive" } else { b"close" }
+}
+
+/// What each 200 of a whole file says behind its date; the place in it is that
+/// of the connection's fate.
+pub fn words(about: &About<'_>, size: u64) -> Note {
+    let mut out = Vec::with_capacity(384);
+    let reply = Reply {
+        out: &mut out,
+        date: &[b' '; DATE_LEN],
+        keep_alive: false,
+    };
+    reply.content(about, &Content::Whole(size));
+    let text = out.split_off(OK_SO_FAR.len() + DATE_LEN);
+    let fate = memchr::memmem::find(&text, b"\r\nConnection: close");
+    // It is there: `end` has just written it.
+    let place = fate.map_or(text.len(), |at| at + b"\r\nConnection: ".len());
+    let text = [&text[..place], &text[place + b"close".len()..]].concat();
+    Note {
+        text: text.into(),
+        place,
+    }
+}
 
 /// What stands before a part of a multipart/byteranges content (RFC 9110 14.6).
 pub fn part_head(boundary: &str, span: Span, total: u64, is_first: bool) -> Vec<u8> {
@@ -290,6 +327,37 @@ mod tests {
             text(|reply| reply.bare(Status::Unavailable))
                 .ends_with("Connection: keep-alive\r\nRetry-After: 1\r\n\r\n")
         );
+    }
+
+    #[test]
+    fn the_same_again() {
+        let etag = ETag::new(7, 5, 3);
+        let about = About {
+            mtime: 784_111_777,
+            etag: Some(&etag),
+        };
+        let words = words(&about, 5);
+        for keep_alive in [true, false] {
+            let say = |again: bool| {
+                let (mut out, mut date) = (Vec::new(), Date::new());
+                let reply = Reply {
+                    out: &mut out,
+                    date: date.at(784_111_778),
+                    keep_alive,
+                };
+                if again {
+                    reply.again(&words, b"bytes");
+                } else {
+                    reply.content(&about, &Content::Whole(5));
+                    out.extend_from_slice(b"bytes");
+                }
+                out
+            };
+            assert_eq!(
+                say(true).escape_ascii().to_string(),
+                say(false).escape_ascii().to_string()
+            );
+        }
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl Answer<'_> {
             Ok(line) => line,
         };
         let (file, facts) = match self.site.store.read(&target.path) {
-            Ok(opened) => opened,
+            Ok(opened) => (opened.file, opened.facts),
             Err(e) => {
                 self.note_failure(algorithm.name(), target, &e);
                 return self.no_digest(algorithm, target);

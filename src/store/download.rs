@@ -40,6 +40,11 @@ impl Download {
         }
     }
 
+    /// The file itself, to be asked about.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
     /// Sends up to `max` bytes from `offset`, without copying where possible.
     pub fn send(&mut self, socket: BorrowedFd<'_>, offset: u64, max: usize) -> io::Result<Sent> {
         if !self.copies {

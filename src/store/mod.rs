@@ -1,12 +1,15 @@
 //! The only door to the disk: every path that a client sent is opened here,
 //! beneath the docroot, and nowhere else.
 
+pub mod cache;
 pub mod download;
 pub mod path;
 pub mod upload;
 
 use crate::sys::clock;
+use crate::sys::disk;
 use crate::sys::file::{self, Facts, Open};
+use cache::{Cache, Kept};
 use path::StorePath;
 use std::borrow::Cow;
 use std::ffi::{CStr, CString};
@@ -45,11 +48,33 @@ pub struct Store {
     replaces: AtomicU32,
     /// What temporary names begin with: this process, and its start.
     maker: String,
+    cache: Cache,
+}
+
+/// A path was opened for reading.
+pub struct Opened {
+    pub file: File,
+    pub facts: Facts,
+    /// Whatever is done to it from now on will show in its facts.
+    pub is_settled: bool,
+}
+
+/// What a path leads to, for reading.
+pub enum Found {
+    File(Opened),
+    /// It is still what was read before.
+    Kept(Arc<Kept>),
 }
 
 impl Store {
-    /// Opens the docroot. Each worker opens its own, after the fork.
-    pub fn open(docroot: &Path, durability: Durability, umask: u32) -> io::Result<Store> {
+    /// Opens the docroot. Each worker opens its own, after the fork. `cache`:
+    /// bytes of small files that may be kept in memory, 0 for none.
+    pub fn open(
+        docroot: &Path,
+        durability: Durability,
+        umask: u32,
+        cache: usize,
+    ) -> io::Result<Store> {
         Ok(Store {
             root: Arc::new(file::open_root(docroot)?),
             durability,
@@ -57,14 +82,44 @@ impl Store {
             walks: AtomicBool::new(false),
             replaces: AtomicU32::new(0),
             maker: format!("{}.{:x}", std::process::id(), clock::seed()),
+            cache: Cache::new(cache),
         })
     }
 
     /// Opens what `path` leads to, for reading.
-    pub fn read(&self, path: &StorePath) -> io::Result<(File, Facts)> {
+    pub fn read(&self, path: &StorePath) -> io::Result<Opened> {
+        // Before its facts are asked for: a disk may take its time.
+        let now = clock::unix_seconds();
         let file = self.beneath(path.as_c_str(), Open::Read)?;
         let facts = file::facts(file.as_fd())?;
-        Ok((file.into(), facts))
+        Ok(Opened {
+            file: file.into(),
+            facts,
+            is_settled: facts.is_settled(now),
+        })
+    }
+
+    /// Opens what `path` leads to for reading, unless it is kept in memory, and
+    /// the file is still the one that was read: one question to the kernel says
+    /// that, whoever has replaced, changed or removed it in whatever way. (It may
+    /// lie beyond a symlink now that leads out of its device: it is the same
+    /// file that was found beneath it.)
+    pub fn find(&self, path: &StorePath) -> io::Result<Found> {
+        if let Some(kept) = self.cache.get(path) {
+            match file::facts_at(self.root.as_fd(), path.as_c_str()) {
+                Ok(now) if now == *kept.facts() => return Ok(Found::Kept(kept)),
+                _ => self.cache.remove(path),
+            }
+        }
+        self.read(path).map(Found::File)
+    }
+
+    /// All of a file that is settled was read, and is kept if that is worth it.
+    /// `facts`: of before.
+    pub fn keep(&self, path: &StorePath, file: BorrowedFd<'_>, facts: &Facts, content: &[u8]) {
+        if self.cache.wants(path, facts.size) && disk::is_local(file).unwrap_or(false) {
+            self.cache.put(path, *facts, content);
+        }
     }
 
     /// What `path` leads to, which nobody need be able to read.

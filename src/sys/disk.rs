@@ -41,16 +41,62 @@ pub fn uncache(file: BorrowedFd<'_>) {
     unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
 }
 
-/// The kind of the filesystem when another machine or process decides about
-/// its locks.
+/// Whether the kernel of this machine alone decides what is on the filesystem,
+/// so that what it says of a file is true now: a network's may say what was true
+/// a while ago. What is not known is not trusted.
 #[cfg(target_os = "linux")]
-pub fn remote_kind(fd: BorrowedFd<'_>) -> io::Result<Option<&'static str>> {
+pub fn is_local(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // statfs(2): ext2 to ext4, XFS, btrfs, tmpfs, ramfs, F2FS, bcachefs, ZFS, JFS.
+    const LOCAL: [u32; 9] = [
+        0xef53,
+        0x5846_5342,
+        0x9123_683e,
+        0x0102_1994,
+        0x8584_58f6,
+        0xf2f5_2010,
+        0xca45_1a4e,
+        0x2fc1_2fc1,
+        0x3153_464a,
+    ];
+    Ok(LOCAL.contains(&kind(fd)?))
+}
+
+/// See the Linux twin.
+#[cfg(target_os = "freebsd")]
+pub fn is_local(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let name = kind(fd)?;
+    Ok([&b"ufs"[..], b"zfs", b"tmpfs"].contains(&&*name))
+}
+
+/// `statfs(2)`'s number of the filesystem's kind.
+#[cfg(target_os = "linux")]
+fn kind(fd: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: a struct of integers; zero is a value of it.
     let mut facts: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: room for one statfs.
     check(unsafe { libc::fstatfs(fd.as_raw_fd(), &mut facts) })?;
-    // statfs(2); the type's width differs between C libraries.
-    Ok(match facts.f_type as u32 {
+    // The type's width differs between C libraries.
+    Ok(facts.f_type as u32)
+}
+
+/// Its name, on FreeBSD.
+#[cfg(target_os = "freebsd")]
+fn kind(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    // SAFETY: a struct of integers and bytes; zero is a value of it.
+    let mut facts: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: room for one statfs.
+    check(unsafe { libc::fstatfs(fd.as_raw_fd(), &mut facts) })?;
+    // SAFETY: the kernel ends the name by NUL.
+    let name = unsafe { std::ffi::CStr::from_ptr(facts.f_fstypename.as_ptr()) };
+    Ok(name.to_bytes().to_vec())
+}
+
+/// The kind of the filesystem when another machine or process decides about
+/// its locks.
+#[cfg(target_os = "linux")]
+pub fn remote_kind(fd: BorrowedFd<'_>) -> io::Result<Option<&'static str>> {
+    // statfs(2)
+    Ok(match kind(fd)? {
         0x6969 => Some("NFS"),
         0x517b | 0xff53_4d42 | 0xfe53_4d42 => Some("CIFS"),
         0x6573_5546 => Some("FUSE"),
@@ -61,13 +107,7 @@ pub fn remote_kind(fd: BorrowedFd<'_>) -> io::Result<Option<&'static str>> {
 /// See the Linux twin.
 #[cfg(target_os = "freebsd")]
 pub fn remote_kind(fd: BorrowedFd<'_>) -> io::Result<Option<&'static str>> {
-    // SAFETY: a struct of integers and bytes; zero is a value of it.
-    let mut facts: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: room for one statfs.
-    check(unsafe { libc::fstatfs(fd.as_raw_fd(), &mut facts) })?;
-    // SAFETY: the kernel ends the name by NUL.
-    let name = unsafe { std::ffi::CStr::from_ptr(facts.f_fstypename.as_ptr()) };
-    Ok(match name.to_bytes() {
+    Ok(match &*kind(fd)? {
         b"nfs" => Some("NFS"),
         b"smbfs" => Some("CIFS"),
         name if name.starts_with(b"fusefs") => Some("FUSE"),

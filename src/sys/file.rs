@@ -218,8 +218,10 @@ pub enum Kind {
     Other,
 }
 
-/// What `fstat(2)` says, as far as anybody asks.
-#[derive(Clone, Copy, Debug)]
+/// What `fstat(2)` says, as far as anybody asks. Two that are equal are of the
+/// same file, and nothing was done to it between them, but what [`Facts::is_settled`]
+/// tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
     pub kind: Kind,
     pub size: u64,
@@ -231,6 +233,42 @@ pub struct Facts {
     /// Last change of the content: seconds since the epoch, and the rest.
     pub mtime: i64,
     pub mtime_nsec: u32,
+    /// Last change of anything: the content, the mode, the number of its names.
+    /// Nobody can set it.
+    pub ctime: i64,
+    pub ctime_nsec: u32,
+}
+
+/// Coarser than this no filesystem of today counts its times (FAT). Seconds.
+const GRAIN: i64 = 2;
+
+impl Facts {
+    fn of(stat: &libc::stat) -> Facts {
+        Facts {
+            kind: match stat.st_mode & libc::S_IFMT {
+                libc::S_IFREG => Kind::Regular,
+                libc::S_IFDIR => Kind::Directory,
+                libc::S_IFLNK => Kind::Symlink,
+                _ => Kind::Other,
+            },
+            size: stat.st_size as u64,
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+            mode: u32::from(stat.st_mode & 0o7777),
+            mtime: stat.st_mtime,
+            mtime_nsec: stat.st_mtime_nsec as u32,
+            ctime: stat.st_ctime,
+            ctime_nsec: stat.st_ctime_nsec as u32,
+        }
+    }
+
+    /// Whether whatever is done to the file after `now` (seconds since the
+    /// epoch) will show in its facts: a change within the grain of the clock
+    /// that dates changes would not.
+    pub fn is_settled(&self, now: u64) -> bool {
+        // A time to come is no evidence of anything.
+        self.ctime.saturating_add(GRAIN) < now as i64
+    }
 }
 
 /// `fstat(2)`.
@@ -239,20 +277,17 @@ pub fn facts(fd: BorrowedFd<'_>) -> io::Result<Facts> {
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
     // SAFETY: room for one stat.
     check(unsafe { libc::fstat(fd.as_raw_fd(), &mut stat) })?;
-    Ok(Facts {
-        kind: match stat.st_mode & libc::S_IFMT {
-            libc::S_IFREG => Kind::Regular,
-            libc::S_IFDIR => Kind::Directory,
-            libc::S_IFLNK => Kind::Symlink,
-            _ => Kind::Other,
-        },
-        size: stat.st_size as u64,
-        device: stat.st_dev as u64,
-        inode: stat.st_ino as u64,
-        mode: u32::from(stat.st_mode & 0o7777),
-        mtime: stat.st_mtime,
-        mtime_nsec: stat.st_mtime_nsec as u32,
-    })
+    Ok(Facts::of(&stat))
+}
+
+/// `fstatat(2)`: of what `path` leads to, wherever that is. Only to compare with
+/// what was opened [beneath](open_beneath) `dir` before.
+pub fn facts_at(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<Facts> {
+    // SAFETY: a struct of integers; zero is a value of it.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` is NUL-terminated, and there is room for one stat.
+    check(unsafe { libc::fstatat(dir.as_raw_fd(), path.as_ptr(), &mut stat, 0) })?;
+    Ok(Facts::of(&stat))
 }
 
 /// `pread(2)` of up to `max` bytes behind the end of `buf`.

@@ -261,7 +261,8 @@ fn live(start: Start) -> io::Result<()> {
         .enumerate()
         .map(|(nr, site)| {
             let docroot = &site.docroot;
-            let store = Store::open(docroot, config.durability, start.umask)
+            let cache = config.cache / config.workers / config.sites.len();
+            let store = Store::open(docroot, config.durability, start.umask, cache)
                 .map_err(|e| io::Error::other(format!("docroot {}: {e}", docroot.display())))?;
             Ok(Site::new(
                 nr,
