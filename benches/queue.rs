@@ -36,7 +36,7 @@ fn connect(queue: &Queue<Client>) -> UnixStream {
     let (peer, socket) = UnixStream::pair().expect("a pair of sockets");
     socket.set_nonblocking(true).expect("non-blocking");
     queue
-        .add(Box::new(Client(socket)))
+        .add(Box::new(Client(socket)), Wait::Read)
         .map_err(|(_, e)| e)
         .expect("added");
     peer

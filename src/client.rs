@@ -72,6 +72,18 @@ impl<P> Client<P> {
 
     /// One turn on a consumer's desk.
     pub fn step(&mut self, site: &Site, desk: &mut Desk, date: &mut Date) -> Next {
+        self.advance(site, desk, date, true)
+    }
+
+    /// Its first turn, for whoever has no time to wait for a disk: what needs
+    /// one is left as it is, and is to be served at once by who has. None: all
+    /// that it could say needs one.
+    pub fn first_step(&mut self, site: &Site, desk: &mut Desk, date: &mut Date) -> Option<Next> {
+        let is_http = matches!(self.conversation, Conversation::Http(_));
+        (is_http && site.store.can_recall()).then(|| self.advance(site, desk, date, false))
+    }
+
+    fn advance(&mut self, site: &Site, desk: &mut Desk, date: &mut Date, may_wait: bool) -> Next {
         let socket = self.socket.as_fd();
         match &mut self.conversation {
             Conversation::Http(conversation) => conversation.step(&mut http::Visit {
@@ -82,6 +94,7 @@ impl<P> Client<P> {
                 ticket: &mut self.ticket,
                 desk,
                 date,
+                may_wait,
             }),
             Conversation::Mgmt(conversation) => conversation.step(&mut mgmt::Visit {
                 socket,

@@ -146,9 +146,9 @@ impl<T: AsFd> Queue<T> {
         self.len() == 0
     }
 
-    /// Parks a new client until it can be read. The error gives it back (the
-    /// kernel is out of memory or of watches, or this shard is full).
-    pub fn add(&self, client: Box<T>) -> Result<(), (Box<T>, io::Error)> {
+    /// Parks a new client until this. The error gives it back (the kernel is out
+    /// of memory or of watches, or this shard is full).
+    pub fn add(&self, client: Box<T>, wait: Wait) -> Result<(), (Box<T>, io::Error)> {
         let nr = self.next_shard.fetch_add(1, Ordering::Relaxed) % SHARDS;
         let mut shard = self.shards[nr].lock();
         if shard.slots.len() >= MAX_KEYS {
@@ -167,10 +167,7 @@ impl<T: AsFd> Queue<T> {
         };
         // Armed under the lock: whoever gets the event waits for it, and finds
         // the client parked.
-        match self
-            .selector
-            .add(client.as_fd(), token.to_u64(), Wait::Read)
-        {
+        match self.selector.add(client.as_fd(), token.to_u64(), wait) {
             Ok(()) => {
                 shard.slots[key].client = Some(client);
                 self.len.fetch_add(1, Ordering::AcqRel);

@@ -2,7 +2,7 @@
 //! and what follows the reply.
 
 use super::conditional::{self, Verdict};
-use super::head::{Bad, Head, Method};
+use super::head::{Bad, Framing, Head, Method};
 use super::put::Receiving;
 use super::response::{Date, Reply};
 use super::{After, Status, delete, get, put};
@@ -108,6 +108,22 @@ impl<'a> Answer<'a> {
             Method::Put => put::begin(head, &path, arrived, self),
             Method::Mkcol => self.bare(Status::BadRequest),
         }
+    }
+
+    /// Answers `head` if that takes no disk, from memory. None: nothing was done.
+    pub fn at_once(&mut self, head: &Head<'_>) -> Option<Outcome> {
+        if !get::is_plain(head) || !matches!(head.framing, Framing::None | Framing::Length(0)) {
+            return None;
+        }
+        let path = StorePath::parse(head.target).ok()?;
+        // A dead device answers nothing, whatever is remembered of it.
+        self.enter(&path).ok()?;
+        self.keep_alive &= head.keep_alive;
+        let outcome = get::at_once(&path, self);
+        if outcome.is_none() {
+            self.ticket.leave();
+        }
+        outcome
     }
 
     fn enter(&mut self, path: &StorePath) -> Result<(), Refused> {

@@ -34,9 +34,7 @@ pub fn answer(head: &Head<'_>, path: &StorePath, to: &mut Answer<'_>) -> Outcome
         to.reply().content(&about, &Content::Whole(0));
         return to.done();
     }
-    let is_plain =
-        head.method == Method::Get && head.range.is_none() && !conditional::has_conditions(head);
-    let found = if is_plain {
+    let found = if is_plain(head) {
         to.site.store.find(path)
     } else {
         to.site.store.read(path).map(Found::File)
@@ -49,6 +47,17 @@ pub fn answer(head: &Head<'_>, path: &StorePath, to: &mut Answer<'_>) -> Outcome
         Ok(Found::File(_)) => to.bare(Status::Forbidden),
         Err(e) => to.failed(head.method, path, &e),
     }
+}
+
+/// Whether a whole file is asked for, whatever it is.
+pub fn is_plain(head: &Head<'_>) -> bool {
+    head.method == Method::Get && head.range.is_none() && !conditional::has_conditions(head)
+}
+
+/// Answers such a request if no disk need be asked.
+pub fn at_once(path: &StorePath, to: &mut Answer<'_>) -> Option<Outcome> {
+    let kept = to.site.store.recall(path)?;
+    Some(kept_reply(&kept, to))
 }
 
 /// A file that is still what it was is answered with the words of the last time.

@@ -138,7 +138,8 @@ impl Conversation {
             return Ok(Step::Turn(Next::Rearm(Wait::Write)));
         }
         if !visit.desk.inbox.is_empty() {
-            if account.replies >= TURN_REPLIES {
+            let most = if visit.may_wait { TURN_REPLIES } else { 1 };
+            if account.replies >= most {
                 let all = visit.desk.flush(visit.socket, &mut account.progress)?;
                 let wait = if all { Wait::ReadWrite } else { Wait::Write };
                 return Ok(Step::Turn(Next::Rearm(wait)));
@@ -153,6 +154,7 @@ impl Conversation {
                 Asked::Waits(line) => {
                     return Ok(Step::Turn(self.line_up(visit, account, line)?));
                 }
+                Asked::Later => return Ok(Step::Turn(Next::Rearm(Wait::ReadWrite))),
                 Asked::Partial => {}
             }
         }
@@ -169,9 +171,27 @@ impl Conversation {
                 inbox.looked = looked;
                 return Asked::Partial;
             }
+            Parse::Invalid(_) if !visit.may_wait => return Asked::Later,
             Parse::Invalid(bad) => {
                 let mut to = visit.answer();
                 (0, to.refuse(bad))
+            }
+            Parse::Complete(head, consumed) if !visit.may_wait => {
+                let mut to = Answer::new(
+                    visit.site,
+                    visit.peer,
+                    visit.ticket,
+                    visit.desk.outbox.buf(),
+                    visit.date,
+                    &visit.desk.ledger,
+                );
+                match to.at_once(&head) {
+                    Some(outcome) => (consumed, outcome),
+                    None => {
+                        inbox.looked = looked;
+                        return Asked::Later;
+                    }
+                }
             }
             Parse::Complete(head, consumed) => {
                 if let Some(swallowing) = Swallowing::of(&head, &inbox.bytes()[..consumed]) {
@@ -372,6 +392,8 @@ enum Asked {
     Partial,
     /// Nothing was done.
     Waits(Line),
+    /// Nor here: somebody with more time shall.
+    Later,
 }
 
 /// What asking for input came to.

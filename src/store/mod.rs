@@ -49,6 +49,8 @@ pub struct Store {
     /// What temporary names begin with: this process, and its start.
     maker: String,
     cache: Cache,
+    /// The kernel can answer without a look at a disk, as far as we know.
+    recalls: AtomicBool,
 }
 
 /// A path was opened for reading.
@@ -83,6 +85,7 @@ impl Store {
             replaces: AtomicU32::new(0),
             maker: format!("{}.{:x}", std::process::id(), clock::seed()),
             cache: Cache::new(cache),
+            recalls: AtomicBool::new(cache > 0),
         })
     }
 
@@ -112,6 +115,26 @@ impl Store {
             }
         }
         self.read(path).map(Found::File)
+    }
+
+    /// The same for whoever cannot wait: what is kept in memory, if the kernel
+    /// can say without a look at a disk that it is still the file.
+    pub fn recall(&self, path: &StorePath) -> Option<Arc<Kept>> {
+        let kept = self.cache.get(path)?;
+        match file::facts_in_memory(self.root.as_fd(), path.as_c_str()) {
+            Ok(now) if now == *kept.facts() => Some(kept),
+            // Before Linux 5.12, or elsewhere.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
+                self.recalls.store(false, Ordering::Relaxed);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether [`Store::recall`] can ever say yes.
+    pub fn can_recall(&self) -> bool {
+        self.recalls.load(Ordering::Relaxed)
     }
 
     /// All of a file that is settled was read, and is kept if that is worth it.

@@ -4,13 +4,17 @@
 
 use super::Connection;
 use super::bell::Bell;
-use super::gate::{Gate, Room};
+use super::consumer;
+use super::gate::Room;
+use crate::buffer::Desk;
 use crate::client::Client;
+use crate::http::response::Date;
+use crate::ledger::Ledger;
 use crate::listener::Serves;
-use crate::queue::Queue;
-use crate::sys::clock::Tick;
+use crate::queue::{Next, Wait};
+use crate::sys::clock::{self, Tick};
 use crate::sys::signal::{self, Mask};
-use crate::sys::socket;
+use crate::sys::socket::{self, Peer};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -78,8 +82,7 @@ struct Work {
     shared: Arc<Shared>,
     site: usize,
     serves: Serves,
-    gate: Arc<Gate>,
-    queue: Arc<Queue<Connection>>,
+    crew: consumer::Work,
 }
 
 impl Acceptor {
@@ -89,8 +92,8 @@ impl Acceptor {
     pub fn start(
         nr: usize,
         door: Door,
-        gate: &Arc<Gate>,
-        queue: &Arc<Queue<Connection>>,
+        crew: &consumer::Work,
+        ledger: Arc<Ledger>,
         ready: &Arc<Barrier>,
     ) -> io::Result<Acceptor> {
         let Door {
@@ -109,8 +112,7 @@ impl Acceptor {
             shared: Arc::clone(&shared),
             site,
             serves,
-            gate: Arc::clone(gate),
-            queue: Arc::clone(queue),
+            crew: crew.clone(),
         };
         let ready = Arc::clone(ready);
         let thread = std::thread::Builder::new()
@@ -118,7 +120,7 @@ impl Acceptor {
             .spawn(move || {
                 Mask::all_but_kick().apply();
                 ready.wait();
-                work.run();
+                work.run(&mut Desk::new(ledger));
                 work.shared.gone.store(true, Ordering::Release);
             })?;
         Ok(Acceptor {
@@ -189,7 +191,9 @@ impl Work {
         }
     }
 
-    fn run(&self) {
+    fn run(&self, desk: &mut Desk) {
+        let gate = &self.crew.gate;
+        let mut date = Date::new();
         let mut pause = *PAUSE.start();
         let mut last_accepts = LAST_ACCEPTS;
         // Who waits without accept4: for a listener that does not block.
@@ -197,7 +201,7 @@ impl Work {
         loop {
             let order = self.order();
             match order {
-                Order::Accept => match self.gate.wait() {
+                Order::Accept => match gate.wait() {
                     Room::Yes => {}
                     Room::Full => {
                         self.make_room("--maxconns is reached");
@@ -208,8 +212,8 @@ impl Work {
                 },
                 Order::Leave => return,
                 Order::Empty if last_accepts == 0 => return,
-                Order::Empty if self.gate.is_full() => {
-                    self.gate.pause(*PAUSE.start());
+                Order::Empty if gate.is_full() => {
+                    gate.pause(*PAUSE.start());
                     continue;
                 }
                 Order::Empty => {
@@ -228,7 +232,7 @@ impl Work {
             match socket::accept(self.listener.as_fd()) {
                 Ok((socket, peer)) => {
                     pause = *PAUSE.start();
-                    self.welcome(socket, peer);
+                    self.welcome(socket, peer, desk, &mut date);
                 }
                 Err(e) => match Refusal::of(&e) {
                     Refusal::Look => {}
@@ -239,12 +243,12 @@ impl Work {
                     Refusal::Empty => {
                         if let Err(e) = bell.hang(self.listener.as_fd()) {
                             self.make_room(&format!("epoll_create: {e}"));
-                            self.gate.pause(*PAUSE.start());
+                            gate.pause(*PAUSE.start());
                         }
                     }
                     Refusal::Pause => {
                         self.make_room(&format!("accept4: {e}"));
-                        self.gate.pause(pause);
+                        gate.pause(pause);
                         pause = (pause * 2).min(*PAUSE.end());
                     }
                     Refusal::NoListener if self.order() == Order::Accept => {
@@ -257,13 +261,32 @@ impl Work {
         }
     }
 
-    fn welcome(&self, socket: OwnedFd, peer: socket::Peer) {
+    fn welcome(&self, socket: OwnedFd, peer: Peer, desk: &mut Desk, date: &mut Date) {
+        let crew = &self.crew;
+        let place = crew.gate.enter(false);
+        let mut client: Box<Connection> =
+            Box::new(Client::new(socket, peer, self.site, self.serves, place));
+        desk.ledger.begin(clock::monotonic_ns());
+        let next = client.first_step(&crew.sites[self.site], desk, date);
+        client.ticket().leave();
+        desk.ledger.end();
+        crew.deliver_calls();
+        let wait = match next {
+            Some(Next::Rearm(wait)) => wait,
+            Some(Next::Close) => return,
+            // It is nobody's yet.
+            Some(Next::Detach) | None => Wait::Read,
+        };
         // At saturation a connection has waited in the listen queue, and its
         // request with it; who is silent now may stay so.
-        let place = self.gate.enter(socket::has_input(socket.as_fd()));
-        let client: Box<Connection> =
-            Box::new(Client::new(socket, peer, self.site, self.serves, place));
-        if let Err((client, e)) = self.queue.add(client) {
+        let is_work = match next {
+            Some(_) => wait == Wait::ReadWrite,
+            None => socket::has_input(client.as_fd()),
+        };
+        if is_work {
+            client.place().is_work();
+        }
+        if let Err((client, e)) = crew.queue.add(client, wait) {
             crate::log::client(format_args!(
                 "{} was closed: epoll_ctl: {e}; see fs.epoll.max_user_watches",
                 client.peer()
@@ -273,12 +296,12 @@ impl Work {
 
     /// Idle keep-alive connections give way.
     fn make_room(&self, why: &str) {
-        if !self.gate.expiry_is_due() {
+        if !self.crew.gate.expiry_is_due() {
             return;
         }
         let now = Tick::now();
         // Whose next request has come just now is idle no longer.
-        let closed = self.queue.retain(|client| {
+        let closed = self.crew.queue.retain(|client| {
             let idle = client
                 .idle_for(now)
                 .is_some_and(|idle| idle >= GIVES_WAY_MS);

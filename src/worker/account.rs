@@ -15,6 +15,9 @@ impl Crew {
     pub(super) fn totals(&self) -> Totals {
         let mut sum = self.work.fsck.totals();
         sum.add(self.pool.totals());
+        for ledger in &self.doormen {
+            sum.add(ledger.totals());
+        }
         sum
     }
 

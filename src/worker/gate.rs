@@ -108,6 +108,15 @@ pub struct Place {
 }
 
 impl Place {
+    /// It has sent something that nobody has looked at: work for a consumer.
+    pub fn is_work(&mut self) {
+        if self.fresh.is_none() {
+            let slice = slice_now();
+            self.gate.fresh.lock().add(slice);
+            self.fresh = Some(slice);
+        }
+    }
+
     /// Its first turn has come: it is a busy consumer's now.
     pub fn served(&mut self) {
         if let Some(slice) = self.fresh.take() {
@@ -201,14 +210,14 @@ impl Gate {
     /// A connection was accepted. `is_work`: it has sent something already.
     pub fn enter(self: &Arc<Gate>, is_work: bool) -> Place {
         self.connections.fetch_add(1, Ordering::SeqCst);
-        let fresh = is_work.then(slice_now);
-        if let Some(slice) = fresh {
-            self.fresh.lock().add(slice);
-        }
-        Place {
+        let mut place = Place {
             gate: Arc::clone(self),
-            fresh,
+            fresh: None,
+        };
+        if is_work {
+            place.is_work();
         }
+        place
     }
 
     /// A consumer begins a turn.

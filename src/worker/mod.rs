@@ -20,7 +20,7 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::device::Devices;
 use crate::health;
-use crate::ledger::Totals;
+use crate::ledger::{Ledger, Totals};
 use crate::queue::Queue;
 use crate::scoreboard::{Scoreboard, Slot, State};
 use crate::site::Site;
@@ -81,6 +81,8 @@ pub enum Stop {
 pub struct Crew {
     work: Work,
     acceptors: Vec<Acceptor>,
+    /// The acceptors' ledgers, also of those who have left.
+    doormen: Vec<Arc<Ledger>>,
     pool: Pool,
     /// Consumers as configured, or as the sidechannel wants them.
     consumers: usize,
@@ -116,6 +118,7 @@ impl Crew {
             pool: Pool::start(consumers, &work)?,
             work,
             acceptors: Vec::new(),
+            doormen: Vec::new(),
             consumers,
             stuck: Stuck::default(),
             stuck_for: None,
@@ -132,7 +135,11 @@ impl Crew {
         self.acceptors = doors
             .into_iter()
             .enumerate()
-            .map(|(nr, door)| Acceptor::start(nr, door, &work.gate, &work.queue, &ready))
+            .map(|(nr, door)| {
+                let ledger = Arc::new(Ledger::new(nr));
+                self.doormen.push(Arc::clone(&ledger));
+                Acceptor::start(nr, door, work, ledger, &ready)
+            })
             .collect::<io::Result<_>>()?;
         ready.wait();
         Ok(())

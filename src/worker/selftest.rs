@@ -141,7 +141,9 @@ fn queue() -> io::Result<()> {
     let queue = Queue::<UnixStream>::new()?;
     let (mut ours, theirs) = UnixStream::pair()?;
     theirs.set_nonblocking(true)?;
-    queue.add(Box::new(theirs)).map_err(|(_, e)| e)?;
+    queue
+        .add(Box::new(theirs), Wait::Read)
+        .map_err(|(_, e)| e)?;
     ours.write_all(b"?")?;
     for wait in [Wait::Read, Wait::Write, Wait::ReadWrite] {
         let turn = match queue.next()? {
@@ -173,7 +175,9 @@ fn request(work: &Work) -> io::Result<()> {
     theirs.set_nonblocking(true)?;
     let place = work.gate.enter(false);
     let client = Client::new(theirs.into(), Peer::Unix, 0, Serves::HttpGet, place);
-    work.queue.add(Box::new(client)).map_err(|(_, e)| e)?;
+    work.queue
+        .add(Box::new(client), Wait::Read)
+        .map_err(|(_, e)| e)?;
     let name = format!("/rmogstored-self-test-{:x}", clock::seed());
     let asked = format!("GET {name} HTTP/1.1\r\nHost: self-test\r\nConnection: close\r\n\r\n");
     ours.write_all(asked.as_bytes())?;

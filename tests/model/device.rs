@@ -251,7 +251,7 @@ impl Worker {
             ticket: Ticket::default(),
         };
         self.queue
-            .add(Box::new(client))
+            .add(Box::new(client), Wait::Read)
             .map_err(|(_, e)| e)
             .expect("added");
         peer

@@ -37,7 +37,7 @@ impl Line for Queue<Client> {
     }
 
     fn add(&self, client: Box<Client>) {
-        fine(Queue::add(self, client).map_err(|(_, e)| e));
+        fine(Queue::add(self, client, Wait::Read).map_err(|(_, e)| e));
     }
 
     fn next(&self) -> Option<Turn<Client>> {
