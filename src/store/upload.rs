@@ -48,10 +48,11 @@ pub struct Upload {
 pub enum Comes {
     /// It is here, and will be written and made visible in this same turn.
     AtOnce,
-    /// So many bytes will come, at least one.
+    /// So many bytes will come, at least one, for which room is reserved.
     Later(u64),
-    /// Nobody knows how many bytes.
-    Unknown,
+    /// It is short, or nobody knows how many bytes: what does not fit is noticed
+    /// when it is written.
+    Unreserved,
 }
 
 enum Place {
@@ -93,7 +94,7 @@ impl Drop for Temporary {
 
 impl Store {
     /// Begins an upload of `path`, whose missing directories below the device
-    /// are made. A length that is known is reserved on the disk now.
+    /// are made.
     pub fn upload(&self, path: &StorePath, comes: Comes) -> io::Result<Upload> {
         let parent = self.make_parent(path)?;
         let mode = FILE_MODE & !self.umask;
