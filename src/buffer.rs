@@ -70,17 +70,20 @@ impl Inbox {
         }
         // All of it at once on an empty desk, whose memory costs nothing until
         // it is touched; by doubling for a client that sends in crumbs.
-        let room = match self.buf.len() {
-            0 => room,
-            held => room.saturating_sub(held).min(held.max(SMALL_READ)).max(1),
-        };
-        self.buf.reserve(room);
-        let spare = self.buf.capacity() - self.buf.len();
-        let n = socket::recv_append(socket, &mut self.buf)?;
+        let held = self.buf.len();
+        let max = room.saturating_sub(held).max(1);
+        self.buf.reserve(match held {
+            0 => max,
+            held => max.min(held.max(SMALL_READ)),
+        });
+        // No more than `max`, though a body may have left more room here: what a
+        // turn cannot use is copied when it ends.
+        let max = max.min(self.buf.capacity() - held);
+        let n = socket::recv_append(socket, &mut self.buf, max)?;
         Ok(match n {
             0 => Received::End,
             // A short read has emptied the socket: arming says what comes next.
-            n if n < spare => Received::All,
+            n if n < max => Received::All,
             _ => Received::Some,
         })
     }
@@ -186,6 +189,11 @@ impl Desk {
 
     /// [Receives](Inbox::receive) once, and counts it.
     pub fn receive(&mut self, socket: BorrowedFd<'_>, room: usize) -> io::Result<Received> {
+        // What a client brought is used up: go on in the desk's own memory, which
+        // has grown already and is warm.
+        if self.inbox.is_empty() && self.spare_in.capacity() > 0 {
+            self.inbox.buf = std::mem::take(&mut self.spare_in);
+        }
         let before = self.inbox.bytes().len();
         let received = self.inbox.receive(socket, room)?;
         self.ledger.received(self.inbox.bytes().len() - before);

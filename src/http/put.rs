@@ -9,6 +9,10 @@ use crate::sys::clock::Tick;
 use md5::{Digest, Md5};
 use std::io;
 
+/// A body up to this is short: its space is not reserved, since writing it tells
+/// about as soon that the disk is full. Bytes.
+const SHORT: u64 = 1024 * 1024;
+
 /// An upload that is under way.
 pub struct Receiving {
     pub upload: Upload,
@@ -72,8 +76,9 @@ pub fn begin(head: &Head<'_>, path: &StorePath, arrived: u64, to: &mut Answer<'_
     // What has arrived needs no reserve: writing it tells as much.
     let comes = match known {
         Some(len) if len <= arrived => Comes::AtOnce,
+        Some(len) if len <= SHORT && !head.expect_continue => Comes::Unreserved,
         Some(len) => Comes::Later(len),
-        None => Comes::Unknown,
+        None => Comes::Unreserved,
     };
     let store = &to.site.store;
     let upload = match &head.content_range {

@@ -16,7 +16,7 @@ use crate::sys::file::{self, Open};
 use crate::sys::process;
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -48,10 +48,11 @@ pub struct Upload {
 pub enum Comes {
     /// It is here, and will be written and made visible in this same turn.
     AtOnce,
-    /// So many bytes will come, at least one.
+    /// So many bytes will come, at least one, for which room is reserved.
     Later(u64),
-    /// Nobody knows how many bytes.
-    Unknown,
+    /// It is short, or nobody knows how many bytes: what does not fit is noticed
+    /// when it is written.
+    Unreserved,
 }
 
 enum Place {
@@ -93,7 +94,7 @@ impl Drop for Temporary {
 
 impl Store {
     /// Begins an upload of `path`, whose missing directories below the device
-    /// are made. A length that is known is reserved on the disk now.
+    /// are made.
     pub fn upload(&self, path: &StorePath, comes: Comes) -> io::Result<Upload> {
         let parent = self.make_parent(path)?;
         let mode = FILE_MODE & !self.umask;
@@ -187,12 +188,11 @@ impl Store {
         make: impl Fn(BorrowedFd<'_>, &CStr) -> io::Result<T>,
     ) -> io::Result<(Temporary, T)> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let dir = [path.device(), b"/", TEMP_DIR].concat();
+        let device = path.device();
         let mut dir_was_made = false;
         loop {
             let nr = NEXT.fetch_add(1, Ordering::Relaxed);
-            let name = format!("/{}.{nr}", self.maker);
-            let path = CString::new([&dir, name.as_bytes()].concat())?;
+            let path = self.temporary_path(device, nr)?;
             match make(self.root.as_fd(), &path) {
                 Ok(made) => {
                     let temporary = Temporary {
@@ -204,7 +204,7 @@ impl Store {
                 }
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound && !dir_was_made => {
-                    let dir = CString::new(&*dir)?;
+                    let dir = CString::new([device, b"/", TEMP_DIR].concat())?;
                     match file::make_directory(self.root.as_fd(), &dir, TEMP_MODE) {
                         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
                         _ => dir_was_made = true,
@@ -213,6 +213,20 @@ impl Store {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// `DEVICE/TEMP_DIR/MAKER.NR`, put together in one place.
+    fn temporary_path(&self, device: &[u8], nr: u64) -> io::Result<CString> {
+        /// What `.` and a u64 take, and the NUL.
+        const NUMBER: usize = 1 + 20 + 1;
+        let parts: [&[u8]; 5] = [device, b"/", TEMP_DIR, b"/", self.maker.as_bytes()];
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let mut path = Vec::with_capacity(len + NUMBER);
+        for part in parts {
+            path.extend_from_slice(part);
+        }
+        write!(path, ".{nr}")?;
+        Ok(CString::new(path)?)
     }
 }
 

@@ -72,20 +72,16 @@ fn peer(address: &libc::sockaddr_storage) -> Peer {
     }
 }
 
-/// `recv(2)` behind the end of `buf`, at most into its spare capacity, which
-/// must not be empty. 0 is the peer's end.
-pub fn recv_append(socket: BorrowedFd<'_>, buf: &mut Vec<u8>) -> io::Result<usize> {
+/// `recv(2)` of up to `max` bytes behind the end of `buf`, and at most into its
+/// spare capacity, which must not be empty. 0 is the peer's end.
+pub fn recv_append(socket: BorrowedFd<'_>, buf: &mut Vec<u8>, max: usize) -> io::Result<usize> {
     let spare = buf.spare_capacity_mut();
     debug_assert!(!spare.is_empty());
-    // SAFETY: writes at most `spare.len()` bytes into memory that is ours.
-    let n = check_len(unsafe {
-        libc::recv(
-            socket.as_raw_fd(),
-            spare.as_mut_ptr().cast(),
-            spare.len(),
-            0,
-        )
-    })?;
+    let len = spare.len().min(max);
+    // SAFETY: writes at most `len` bytes, no more than `spare` has, into memory
+    // that is ours.
+    let n =
+        check_len(unsafe { libc::recv(socket.as_raw_fd(), spare.as_mut_ptr().cast(), len, 0) })?;
     // SAFETY: the kernel has just written `n` bytes there.
     unsafe { buf.set_len(buf.len() + n) };
     Ok(n)

@@ -126,7 +126,7 @@ impl Link {
     /// The next message, without waiting.
     pub fn hear(&self) -> Heard {
         let mut bytes = Vec::with_capacity(LEN);
-        match socket::recv_append(self.0.as_fd(), &mut bytes) {
+        match socket::recv_append(self.0.as_fd(), &mut bytes, usize::MAX) {
             Ok(0) => Heard::End,
             Ok(_) => {
                 let text = String::from_utf8_lossy(&bytes);
