@@ -197,6 +197,10 @@ fn whose() -> Vec<Arg> {
             "listen-exclusive",
             "Whether inherited listeners are this server's alone [default: 1]",
         ),
+        switch(
+            "defer-accept",
+            "Whether a connection is accepted only when its request has come [default: 0]",
+        ),
     ]
 }
 

@@ -48,6 +48,8 @@ pub struct Config {
     /// Listeners that were inherited O_NONBLOCK are ours alone, and are made to
     /// block. Otherwise they stay as they are.
     pub listen_exclusive: bool,
+    /// The kernel keeps new connections to HTTP over TCP until they say something.
+    pub defer_accept: bool,
     pub health: Health,
     pub supervision: Supervision,
     /// What this run is for.

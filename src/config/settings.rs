@@ -153,6 +153,7 @@ impl Settings {
             nice: self.said("nice")?,
             core_limit: self.said("core-limit")?,
             listen_exclusive: self.said("listen-exclusive")?.unwrap_or(true),
+            defer_accept: self.or_default("defer-accept")?,
             health: self.health(&env)?,
             supervision: self.supervision()?,
             verb: self.verb()?,

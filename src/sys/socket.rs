@@ -233,6 +233,34 @@ pub fn refuse_new(_listener: BorrowedFd<'_>) -> io::Result<()> {
     Err(io::Error::from(io::ErrorKind::Unsupported))
 }
 
+/// A connection leaves the listen queue only when it has said something, or
+/// after a second (TCP_DEFER_ACCEPT of 1: with the first SYN-ACK that is sent
+/// again, tcp(7)). `ErrorKind::Unsupported` elsewhere than on Linux.
+#[cfg(target_os = "linux")]
+pub fn set_defer_accept(listener: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    let seconds = libc::c_int::from(on);
+    // SAFETY: reads one int.
+    check(unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })?;
+    Ok(())
+}
+
+/// See the Linux twin.
+#[cfg(not(target_os = "linux"))]
+pub fn set_defer_accept(_listener: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    if on {
+        return Err(io::Error::from(io::ErrorKind::Unsupported));
+    }
+    Ok(())
+}
+
 /// Two ends of a channel that keeps message boundaries: close-on-exec,
 /// non-blocking. EOF on one end is the death of every holder of the other.
 pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {

@@ -76,6 +76,22 @@ pub struct Door {
     pub is_lent: bool,
 }
 
+impl Door {
+    /// Sets whether who is accepted has said something. It is the listener's
+    /// own, in all processes, which have the same configuration; it is set
+    /// anew since a predecessor's may have been another.
+    pub fn defer(&self, on: bool) {
+        let on = on && self.serves != Serves::Mgmt;
+        if let Err(e) = socket::set_defer_accept(self.listener.as_fd(), on)
+            // A UNIX socket has no such thing, and needs none.
+            && on
+            && e.raw_os_error() != Some(libc::EOPNOTSUPP)
+        {
+            log::warn!("--defer-accept has no effect: TCP_DEFER_ACCEPT: {e}");
+        }
+    }
+}
+
 /// What an acceptor works with.
 struct Work {
     listener: Arc<OwnedFd>,
@@ -156,6 +172,8 @@ impl Acceptor {
         // The master has done so before it told us, unless it is dead: who came
         // after the last accept would be lost (and is, where there is no such filter).
         let _ = socket::refuse_new(self.listener.as_fd());
+        // Who has something to say now is not to wait for a second first.
+        let _ = socket::set_defer_accept(self.listener.as_fd(), false);
         socket::set_nonblocking(self.listener.as_fd(), true)
     }
 

@@ -127,8 +127,12 @@ impl Crew {
         })
     }
 
-    /// Starts the acceptors: who is accepted is served.
-    pub fn open(&mut self, doors: Vec<Door>) -> io::Result<()> {
+    /// Starts the acceptors: who is accepted is served. `defers`: not before it
+    /// has said something.
+    pub fn open(&mut self, doors: Vec<Door>, defers: bool) -> io::Result<()> {
+        for door in doors.iter().filter(|door| !door.is_lent) {
+            door.defer(defers);
+        }
         self.tare = self.totals();
         let work = &self.work;
         let ready = Arc::new(Barrier::new(doors.len() + 1));
@@ -305,7 +309,8 @@ fn live(start: Start) -> io::Result<()> {
         .and_then(|mut crew| {
             slot.set_state(State::SelfTest);
             selftest::run(&crew.work, &docroots, &start.scoreboard)?;
-            crew.open(start.doors).map_err(named("starting threads"))?;
+            crew.open(start.doors, config.defer_accept)
+                .map_err(named("starting threads"))?;
             Ok(crew)
         });
     // Nobody waits for it: where a disk hangs, so does this thread alone.
