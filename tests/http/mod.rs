@@ -7,7 +7,7 @@ mod durability;
 mod escape;
 mod framing;
 #[cfg(target_os = "linux")]
-mod fresh;
+pub mod fresh;
 mod get;
 mod keepalive;
 mod limits;

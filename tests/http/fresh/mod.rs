@@ -56,7 +56,7 @@ fn age(path: &Path) -> Duration {
 
 /// Waits until the file, made last of all, is old enough to be kept.
 #[track_caller]
-fn wait_until_old(path: &Path) {
+pub fn wait_until_old(path: &Path) {
     eventually("the files to be old", PATIENCE, || age(path) > OLD);
 }
 

@@ -9,6 +9,7 @@ use super::tracks::{Ask, HABITS, Track};
 use super::{OLD, SIZES, outside};
 use crate::harness::conn::Ended;
 use crate::harness::{Conn, Response, Server, SetOnDrop};
+use crate::process::alone;
 
 const WRITERS: usize = 3;
 
@@ -156,6 +157,7 @@ impl Stress {
 
 #[test]
 fn no_reader_sees_what_was_before() {
+    let _alone = alone();
     let outside = outside();
     let stress = Stress::start(outside.path());
     let start = Instant::now();
