@@ -6,6 +6,8 @@ mod disk;
 mod durability;
 mod escape;
 mod framing;
+#[cfg(target_os = "linux")]
+pub mod fresh;
 mod get;
 mod keepalive;
 mod limits;

@@ -33,6 +33,7 @@ mod signals;
 mod slow;
 mod stop;
 mod stuck;
+mod syscalls;
 pub mod traffic;
 mod upgrade;
 mod upgrade_notify;
