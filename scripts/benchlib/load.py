@@ -17,6 +17,10 @@ WRK = {
     "P1M": ("put1m", [], "/"),
 }
 
+# What the client in copier.c and that in closed.c say.
+COPIER = ["requests", "bytes", "micros", "errors"]
+CLOSED = ["requests", "micros", "errors", "mean", "sd", "p50", "p99", "max"]
+
 
 def wrk_command(bench, server, workload, seconds, connections=16):
     script, options, path = WRK[workload]
@@ -50,7 +54,7 @@ def run_copier(bench, server, path, connections, seconds):
     """GETs of one file, copied: requests, bytes, micros, errors."""
     command = [bench.helpers["copier"], str(server.port), path, str(connections), str(seconds)]
     code, output = bench.processes.run(command, seconds + 30)
-    return result_of("copier", code, output, ["requests", "bytes", "micros", "errors"])
+    return result_of("copier", code, output, COPIER)
 
 
 def run_closed(bench, server, pattern, connections, seconds, is_kept):
@@ -58,7 +62,7 @@ def run_closed(bench, server, pattern, connections, seconds, is_kept):
     command = [bench.helpers["closed"], str(server.port), pattern, str(connections), str(seconds),
                "keep" if is_kept else "close"]
     code, output = bench.processes.run(command, seconds + 30)
-    return result_of("closed", code, output, ["requests", "micros", "errors", "mean", "sd", "p50", "p99", "max"])
+    return result_of("closed", code, output, CLOSED)
 
 
 def observed(server, run):

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+import time
 
 from . import peers, report, tools
 from .options import Options, listing
@@ -40,9 +41,13 @@ class Bench:
             for server in servers[at:] + servers[:at]:
                 yield nr, server
 
+    def fewer(self, most):
+        """Rounds of what takes long: one when it must be quick."""
+        return 1 if self.options.quick else min(self.options.rounds, most)
+
     @contextlib.contextmanager
     def servers(self, of, **how):
-        """One of each peer, for as long as the block runs. Who cannot start is left out."""
+        """One of each peer, for as long as the block runs."""
         running = []
         try:
             for peer in of:
@@ -136,6 +141,7 @@ def main(argv):
     except Failed as why:
         say(why)
         return 1
+    began = time.monotonic()
     try:
         raise_limit()
         bench.helpers = tools.compile_helpers(bench.world.top)
@@ -144,7 +150,7 @@ def main(argv):
         bench.processes.pin_clients()
         failed = bench.measure()
         folder = report.write(bench, argv)
-        say(f"kept under {os.path.relpath(folder)}")
+        say(f"kept under {os.path.relpath(folder)}; {time.monotonic() - began:.0f} s")
         return 1 if failed or bench.results.errors() else 0
     except Failed as why:
         say(why)

@@ -111,7 +111,8 @@ class Lighttpd(Peer):
         return tools.version(["lighttpd", "-v"]).split(" ")[0]
 
     def command(self, world, place, port, workers, threads):
-        # max-keep-alive-requests has 16 bits: a new connection each 65,535 requests
+        # max-keep-alive-requests has 16 bits: a new connection each 65,535 requests;
+        # connections may be half as many as descriptors
         world.write(f"{place}/conf", f"""
 server.modules = ( "mod_webdav" )
 server.document-root = "{world.docroot}"
@@ -119,7 +120,7 @@ server.bind = "127.0.0.1"
 server.port = {port}
 server.listen-backlog = 4096
 server.max-worker = {workers}
-server.max-connections = {CONNECTIONS}
+server.max-connections = {FILES // 2}
 server.max-fds = {FILES}
 server.max-keep-alive-requests = 65535
 server.max-keep-alive-idle = 600

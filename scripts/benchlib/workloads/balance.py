@@ -1,6 +1,7 @@
 """1000 persistent connections over 4 workers: the most that one has to the mean."""
 
 import signal
+import subprocess
 import time
 
 from ..holder import Holder
@@ -13,10 +14,9 @@ WORKERS, CONNECTIONS = 4, 1000
 
 
 def run(bench, _):
-    rounds = min(bench.options.rounds, 1 if bench.options.quick else 3)
     # threads share their descriptors: whose a connection is cannot be seen from outside
     peers = [peer for peer in bench.peers if peer.has_processes]
-    for nr, peer in bench.rounds(peers, rounds):
+    for nr, peer in bench.rounds(peers, bench.fewer(3)):
         server = Server(bench, peer, workers=WORKERS)
         try:
             at_once = under_load(bench, server)
@@ -31,7 +31,8 @@ def run(bench, _):
 
 def under_load(bench, server):
     """wrk opens them all at once, and asks over each; counted in the midst of it."""
-    client = bench.processes.client(wrk_command(bench, server, "A", 20, CONNECTIONS), stdout=-3, stderr=-3)
+    client = bench.processes.client(wrk_command(bench, server, "A", 20, CONNECTIONS), stdout=subprocess.DEVNULL,
+                                     stderr=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 5
         while time.monotonic() < until and sum(held(server)) < CONNECTIONS:

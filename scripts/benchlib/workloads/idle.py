@@ -14,8 +14,7 @@ SETTLE = 0.5
 
 
 def run(bench, _):
-    rounds = min(bench.options.rounds, 1 if bench.options.quick else 3)
-    for nr, peer in bench.rounds(bench.peers, rounds):
+    for nr, peer in bench.rounds(bench.peers, bench.fewer(3)):
         server = Server(bench, peer)
         try:
             # buffers that a worker makes at its first requests are not the idle ones'
