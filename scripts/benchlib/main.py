@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import sys
-import time
 
 from . import peers, report, tools
 from .options import Options, listing
@@ -141,7 +140,6 @@ def main(argv):
     except Failed as why:
         say(why)
         return 1
-    began = time.monotonic()
     try:
         raise_limit()
         bench.helpers = tools.compile_helpers(bench.world.top)
@@ -150,7 +148,7 @@ def main(argv):
         bench.processes.pin_clients()
         failed = bench.measure()
         folder = report.write(bench, argv)
-        say(f"kept under {os.path.relpath(folder)}; {time.monotonic() - began:.0f} s")
+        say(f"kept under {os.path.relpath(folder)}")
         return 1 if failed or bench.results.errors() else 0
     except Failed as why:
         say(why)

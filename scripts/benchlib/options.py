@@ -29,6 +29,7 @@ PEERS = {
     "h2o": "Debian's, defaults (no PUT; threads, not processes)",
 }
 QUICK_PEERS = ["nginx", "lighttpd"]
+NOT_QUICK = ["L1M"]
 
 
 class Options:
@@ -62,7 +63,8 @@ class Options:
         self.binaries = given.binary or []
         if len({name for name, _ in self.binaries} | set(PEERS)) < len(self.binaries) + len(PEERS):
             parser.error("each --binary needs a name of its own, and no peer's")
-        self.workloads = [w for w in WORKLOADS if w in (given.only or WORKLOADS)]
+        unasked = [w for w in WORKLOADS if not self.quick or w not in NOT_QUICK]
+        self.workloads = [w for w in WORKLOADS if w in (given.only or unasked)]
         self.rounds = given.rounds or (2 if self.quick else 5)
         self.seconds = given.seconds or (1 if self.quick else 3)
         self.peers = given.peers if given.peers is not None else QUICK_PEERS if self.quick else list(PEERS)

@@ -1,6 +1,9 @@
 """What is told while it runs, and how a run fails."""
 
 import sys
+import time
+
+BEGAN = time.monotonic()
 
 
 class Failed(Exception):
@@ -8,4 +11,4 @@ class Failed(Exception):
 
 
 def say(text):
-    print(f"bench: {text}", file=sys.stderr, flush=True)
+    print(f"bench {time.monotonic() - BEGAN:4.0f} s: {text}", file=sys.stderr, flush=True)

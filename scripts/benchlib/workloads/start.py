@@ -15,8 +15,7 @@ SETTLE = 1
 
 
 def run(bench, _):
-    rounds = max(3, bench.options.rounds)
-    for nr, peer in bench.rounds(bench.peers, rounds):
+    for nr, peer in bench.rounds(bench.peers):
         # the child writes down when it calls exec: our own fork is not the server's
         page = mmap.mmap(-1, 8)
         server = Server(bench, peer, before_exec=lambda to=page: to.write(struct.pack("q", time.monotonic_ns())))
