@@ -46,11 +46,16 @@ class Bench:
 
     @contextlib.contextmanager
     def servers(self, of, **how):
-        """One of each peer, for as long as the block runs."""
+        """One of each peer, for as long as the block runs; a peer that cannot start is left out."""
         running = []
         try:
             for peer in of:
-                running.append(Server(self, peer, **how))
+                try:
+                    running.append(Server(self, peer, **how))
+                except Failed as why:
+                    if peer in self.ours:
+                        raise
+                    say(f"left out: {why}")
             yield running
         finally:
             for server in running:

@@ -61,8 +61,8 @@ def panel(column, names, results, titles, ours, x, y):
         low, high = place(spread.least), place(spread.most)
         parts.append(f'<rect x="{left}" y="{middle - 7:.1f}" width="{max(end, 1):.1f}" height="14" fill="{colour}"/>')
         if spread.most > spread.least:
-            parts.append(f'<path d="M{left + low:.1f} {middle:.1f}H{left + high:.1f}M{left + low:.1f} {middle - 4:.1f}v8'
-                         f'M{left + high:.1f} {middle - 4:.1f}v8" stroke="#222" fill="none"/>')
+            ends = f"M{left + low:.1f} {middle - 4:.1f}v8M{left + high:.1f} {middle - 4:.1f}v8"
+            parts.append(f'<path d="M{left + low:.1f} {middle:.1f}H{left + high:.1f}{ends}" stroke="#222" fill="none"/>')
         parts.append(text(left + max(end, high) + 5, middle + 4, column.form.format(spread.median)))
     bottom = y + HEAD + len(names) * ROW
     parts.append(f'<path d="M{left} {y + HEAD - 4}V{bottom + 2}" stroke="#888" fill="none"/>')

@@ -57,7 +57,7 @@ def head(bench, argv):
     lines = [
         time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         f"{cpu}, {os.cpu_count()} cores, {int(memory) // (1 << 20)} GiB; Linux {platform.release()}",
-        f"{'; '.join(ours)}{f' (tree at {git})' if git else ''}",
+        f"{'; '.join(ours)}; {'scripts/bench' if options.binaries else 'built'} at {git or 'no commit'}",
         "; ".join(dict.fromkeys(versions)) or "no peers",
         f"`{shown}`: {options.rounds} rounds of {options.seconds} s in alternation; {pinned}; files on {where}",
     ]

@@ -91,4 +91,5 @@ def lines(results, ours, peers):
         value, limit, unit = reached
         # judged by what is shown: a difference that is rounded away is none
         is_met = float(target.form.format(value)) <= limit
-        yield f"| {target.row} | {target.target} | {target.form.format(value)} {unit} | {'met' if is_met else '**missed**'} |"
+        verdict = "met" if is_met else "**missed**"
+        yield f"| {target.row} | {target.target} | {target.form.format(value)} {unit} | {verdict} |"
