@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use super::places::{Place, Step, Tags, check, give, warm};
+use super::places::{Place, Step, Tags, Want, check, give, warm};
 use super::steps::*;
-use super::{SIZES, conns_of_each, content, outside, wait_until_old};
+use super::{LASTS, SIZES, conns_of_each, content, outside, wait_until_old};
 use crate::harness::server::{is_root, own_docroot};
 use crate::harness::{Conn, PATIENCE, Server, assert_same, eventually};
 
@@ -16,7 +16,7 @@ const TIMES: usize = 4;
 const NOBODY: u32 = 65534;
 
 /// What is changed, what the client asks for meanwhile, and how.
-const KINDS: [(&str, &str, &[Step]); 31] = [
+static KINDS: [Kind; 29] = [
     ("PUT", "a/file", &[put, put_again]),
     ("PUT of a part", "a/file", &[put_part]),
     ("DELETE and PUT", "a/file", &[delete, put]),
@@ -53,6 +53,11 @@ const KINDS: [(&str, &str, &[Step]); 31] = [
     ("file by a link out", "a/file", &[link_out, rename]),
     ("moved out, link left", "a/file", &[move_out, rename]),
     ("linked out, link left", "a/file", &[hard_link_out, rename]),
+    ("folder in its place", "a/file", &[folder_for_file]),
+];
+
+/// What no question about the file tells: it is the same file, but it lies behind a link that leads out now.
+static MOVED_OUT: [Kind; 2] = [
     (
         "folder moved out",
         "a/file",
@@ -63,11 +68,47 @@ const KINDS: [(&str, &str, &[Step]); 31] = [
         "a/file",
         &[move_all_out, move_all_in],
     ),
-    ("folder in its place", "a/file", &[folder_for_file]),
 ];
 
-fn places<'a>(device: &Path, outside: &Path) -> Vec<Place<'a>> {
-    let kinds = KINDS.iter().enumerate();
+/// Such a file is served on from memory, unchanged, but not for long.
+#[test]
+fn a_folder_that_was_moved_out_is_noticed_soon() {
+    let outside = outside();
+    let server = Server::builder().workers(2).start();
+    let root = server.path("");
+    let mut places = places(&MOVED_OUT, &root.join("dev1"), outside.path());
+    places.retain(|place| place.len == 1024);
+    for place in &mut places {
+        place.addr = Some(server.addr());
+    }
+    wait_until_old(&places.last().expect("two").file());
+    let mut conns = conns_of_each(&server, 2);
+    for place in &places {
+        let mut tags = Tags::default();
+        warm(place, &mut conns, TIMES, &mut tags);
+    }
+    let wants: Vec<Want> = places.iter().map(|place| place.steps[0](place)).collect();
+    for conn in &mut conns {
+        for (place, want) in places.iter().zip(&wants) {
+            let Want::Status(status) = want else {
+                panic!("moved out, and not refused?");
+            };
+            eventually("it to be refused", LASTS, || {
+                let reply = conn.get(&place.target);
+                if reply.status == 200 {
+                    assert_same(&reply.body, &place.version(1), place.kind);
+                }
+                reply.status == *status
+            });
+        }
+    }
+    server.stop();
+}
+
+type Kind = (&'static str, &'static str, &'static [Step]);
+
+fn places<'a>(kinds: &'static [Kind], device: &Path, outside: &Path) -> Vec<Place<'a>> {
+    let kinds = kinds.iter().enumerate();
     let all = kinds.flat_map(|(nr, kind)| SIZES.map(|len| (nr, kind, len)));
     all.enumerate()
         .map(|(id, (nr, (kind, asks, steps), len))| {
@@ -93,7 +134,7 @@ fn places<'a>(device: &Path, outside: &Path) -> Vec<Place<'a>> {
 fn every_change_is_seen_at_once() {
     let outside = outside();
     let root = own_docroot();
-    let mut places = places(&root.path().join("dev1"), outside.path());
+    let mut places = places(&KINDS, &root.path().join("dev1"), outside.path());
     // the device itself is changed last
     let second = root.path().join("dev2/file");
     fs::write(&second, content(9999, 1, 1024)).unwrap();
@@ -111,9 +152,8 @@ fn every_change_is_seen_at_once() {
     }
     wait_until_old(&second);
     for (place, tags) in places.iter().zip(&mut all_tags) {
+        // now, not all of them before: what is kept is read anew from time to time
         warm(place, &mut conns, TIMES, tags);
-    }
-    for (place, tags) in places.iter().zip(&mut all_tags) {
         for (nr, step) in place.steps.iter().enumerate() {
             let want = step(place);
             check(place, nr + 1, &want, &server, &mut conns, tags);

@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use super::{conns_of_each, content, wait_until_old};
-use crate::harness::{Server, assert_same};
+use super::{LASTS, conns_of_each, content, wait_until_old};
+use crate::harness::{Server, eventually};
 
 /// A file, mapped shared.
 pub struct Mapping {
@@ -53,9 +53,9 @@ impl Drop for Mapping {
 }
 
 /// The page has been written to and is dirty still, so that the next store into it leaves no trace in any time of
-/// the file: no look at the file can tell.
+/// the file: no question about the file can tell. What is kept of it is read anew soon.
 #[test]
-fn a_store_into_a_page_that_is_dirty_already_is_seen() {
+fn a_store_into_a_page_that_is_dirty_already_is_seen_soon() {
     const LEN: usize = 1024;
     let server = Server::builder().workers(2).start();
     let path = server.write("dev1/file", vec![0; LEN]);
@@ -63,19 +63,19 @@ fn a_store_into_a_page_that_is_dirty_already_is_seen() {
     mapping.store(&content(1, 1, LEN));
     let mut conns = conns_of_each(&server, 2);
     wait_until_old(&path);
-    for version in 1..4 {
-        mapping.store(&content(1, version, LEN));
-        for conn in &mut conns {
-            for _ in 0..4 {
-                let reply = conn.get("/dev1/file");
-                let what = format!("store {version}");
-                assert_same(
-                    &reply.expect(200, true).body,
-                    &content(1, version, LEN),
-                    &what,
-                );
-            }
+    for conn in &mut conns {
+        for _ in 0..4 {
+            conn.get("/dev1/file").expect(200, true);
         }
+    }
+    mapping.store(&content(1, 2, LEN));
+    let either = [content(1, 1, LEN), content(1, 2, LEN)];
+    for conn in &mut conns {
+        eventually("the store to be seen", LASTS, || {
+            let body = conn.get("/dev1/file").expect(200, true).body.clone();
+            assert!(either.contains(&body), "one of the two, whole");
+            body == either[1]
+        });
     }
     drop(conns);
     server.stop();

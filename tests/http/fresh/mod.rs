@@ -33,6 +33,10 @@ const SIZES: [usize; 6] = [0, 1, 1024, 32 * 1024, 32 * 1024 + 1, 100 * 1024];
 /// leave no trace. Whatever margin the server keeps, it is less than this.
 const OLD: Duration = Duration::from_secs(3);
 
+/// For so long a worker may serve from memory what no question about the file would tell it (queues.txt 4), and a
+/// moment more.
+const LASTS: Duration = Duration::from_secs(14);
+
 /// The content of one version of one file: no stretch of it is like that of another version, and from 32 bytes on it
 /// says whose it is.
 fn content(file: usize, version: u64, len: usize) -> Vec<u8> {
