@@ -253,7 +253,8 @@ impl Pool {
 
 fn run(work: &Work, size: &Size, ledger: Arc<Ledger>) {
     ledger.take();
-    let mut desk = Desk::new(ledger);
+    // Made when it is needed: many a consumer of a quiet server never is.
+    let mut desk = None;
     let mut date = Date::new();
     let mut pace = Pace::default();
     loop {
@@ -266,10 +267,11 @@ fn run(work: &Work, size: &Size, ledger: Arc<Ledger>) {
                 std::process::abort();
             }
         };
+        let desk = desk.get_or_insert_with(|| Desk::new(Arc::clone(&ledger)));
         desk.ledger.begin(pace.turn());
         work.gate.begin();
         turn.place().served();
-        work.serve(turn, &mut desk, &mut date);
+        work.serve(turn, desk, &mut date);
         work.gate.end();
         desk.ledger.end();
         if size.is_surplus() {
