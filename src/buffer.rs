@@ -239,7 +239,7 @@ impl Desk {
 
     /// Its turn ends: what is left goes with it, and the desk has its own
     /// memory back, empty.
-    pub fn clear(&mut self) -> Option<Box<Rest>> {
+    pub fn clear(&mut self) -> Option<Rest> {
         let left_in = take(&mut self.inbox.buf, self.inbox.start, &mut self.spare_in);
         let looked = std::mem::take(&mut self.inbox.looked);
         self.inbox.start = 0;
@@ -250,7 +250,7 @@ impl Desk {
         }
         let (in_buf, in_start) = left_in.unwrap_or_default();
         let (out_buf, out_start) = left_out.unwrap_or_default();
-        Some(Box::new(Rest {
+        Some(Rest {
             inbox: Inbox {
                 buf: in_buf,
                 start: in_start,
@@ -260,7 +260,7 @@ impl Desk {
                 buf: out_buf,
                 start: out_start,
             },
-        }))
+        })
     }
 }
 

@@ -21,8 +21,6 @@ pub struct Client<P> {
     site: u16,
     read_only: bool,
     conversation: Conversation,
-    /// Given back after the conversation: what that drops may be on a disk.
-    ticket: Ticket,
     /// Its place among the worker's connections: given back by its drop.
     place: P,
 }
@@ -44,7 +42,6 @@ impl<P> Client<P> {
                 Serves::Http | Serves::HttpGet => Conversation::Http(http::Conversation::new()),
                 Serves::Mgmt => Conversation::Mgmt(Box::default()),
             },
-            ticket: Ticket::default(),
             place,
         }
     }
@@ -64,26 +61,39 @@ impl<P> Client<P> {
         usize::from(self.site)
     }
 
-    /// What it holds of the devices: to be left at the end of each turn, before
-    /// another thread can have it.
-    pub fn ticket(&mut self) -> &mut Ticket {
-        &mut self.ticket
-    }
-
-    /// One turn on a consumer's desk.
-    pub fn step(&mut self, site: &Site, desk: &mut Desk, date: &mut Date) -> Next {
-        self.advance(site, desk, date, true)
+    /// One turn on a consumer's desk. `ticket`: what it holds of the devices.
+    pub fn step(
+        &mut self,
+        site: &Site,
+        ticket: &mut Ticket,
+        desk: &mut Desk,
+        date: &mut Date,
+    ) -> Next {
+        self.advance(site, ticket, desk, date, true)
     }
 
     /// Its first turn, for whoever has no time to wait for a disk: what needs
     /// one is left as it is, and is to be served at once by who has. None: all
     /// that it could say needs one.
-    pub fn first_step(&mut self, site: &Site, desk: &mut Desk, date: &mut Date) -> Option<Next> {
+    pub fn first_step(
+        &mut self,
+        site: &Site,
+        ticket: &mut Ticket,
+        desk: &mut Desk,
+        date: &mut Date,
+    ) -> Option<Next> {
         let is_http = matches!(self.conversation, Conversation::Http(_));
-        (is_http && site.store.can_recall()).then(|| self.advance(site, desk, date, false))
+        (is_http && site.store.can_recall()).then(|| self.advance(site, ticket, desk, date, false))
     }
 
-    fn advance(&mut self, site: &Site, desk: &mut Desk, date: &mut Date, may_wait: bool) -> Next {
+    fn advance(
+        &mut self,
+        site: &Site,
+        ticket: &mut Ticket,
+        desk: &mut Desk,
+        date: &mut Date,
+        may_wait: bool,
+    ) -> Next {
         let socket = self.socket.as_fd();
         match &mut self.conversation {
             Conversation::Http(conversation) => conversation.step(&mut http::Visit {
@@ -91,7 +101,7 @@ impl<P> Client<P> {
                 peer: &self.peer,
                 read_only: self.read_only,
                 site,
-                ticket: &mut self.ticket,
+                ticket,
                 desk,
                 date,
                 may_wait,
@@ -100,7 +110,7 @@ impl<P> Client<P> {
                 socket,
                 peer: &self.peer,
                 site,
-                ticket: &mut self.ticket,
+                ticket,
                 desk,
             }),
         }
@@ -117,7 +127,10 @@ impl<P> Client<P> {
 
     /// It is called from its line.
     pub fn receive(&mut self, call: Call) {
-        self.ticket.receive(call);
+        match &mut self.conversation {
+            Conversation::Http(conversation) => conversation.hear(call),
+            Conversation::Mgmt(conversation) => conversation.hear(call),
+        }
     }
 
     /// The digest that has left its consumer, to its end; its reply leaves in

@@ -50,13 +50,20 @@ pub enum Call {
     TooLate,
 }
 
-/// A line to wait in.
+/// A line to wait in. Small: every connection has room for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
-    lane: u32,
+    /// In bytes, which need no padding.
+    lane: [u8; 2],
     /// For the next turn of a transfer that has begun. That is not refused
     /// because a device has much to do, but only when it does nothing.
     begun: bool,
+}
+
+impl Line {
+    fn lane(self) -> u32 {
+        u32::from(u16::from_ne_bytes(self.lane))
+    }
 }
 
 /// Why a device cannot be entered now.
@@ -93,7 +100,7 @@ pub struct Pass {
     is_new: bool,
 }
 
-/// What a client holds of the devices.
+/// What a client holds of the devices in its turn.
 #[derive(Default)]
 pub struct Ticket {
     pass: Option<Pass>,
@@ -101,7 +108,7 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// The client is called from its line.
+    /// The client was called from its line, and has its turn now.
     pub fn receive(&mut self, call: Call) {
         match call {
             Call::Enter(pass) => self.pass = Some(pass),
@@ -137,7 +144,7 @@ impl Ticket {
         if std::mem::take(&mut self.too_late) {
             return Err(Refusal::TooLate);
         }
-        if let Some(pass) = self.pass.as_mut().filter(|pass| pass.lane == line.lane) {
+        if let Some(pass) = self.pass.as_mut().filter(|pass| pass.lane == line.lane()) {
             pass.begin();
             return Ok(());
         }
@@ -183,7 +190,7 @@ impl Devices {
         }
         let lane = Name::new(name).and_then(|name| table.names.get(&(site, name)).copied());
         Line {
-            lane: lane.unwrap_or(site) as u32,
+            lane: (lane.unwrap_or(site) as u16).to_ne_bytes(),
             begun: false,
         }
     }
@@ -195,14 +202,14 @@ impl Devices {
     }
 
     fn enter(self: &Arc<Self>, line: Line) -> Result<Pass, Refusal> {
-        if self.is_dead(line.lane) {
+        if self.is_dead(line.lane()) {
             return Err(Refusal::Dead);
         }
         let mut table = self.table.lock();
-        if table.lanes.waiting_for(line.lane) == 0 && table.lanes.has_room(line.lane) {
-            return Ok(self.pass(&mut table, line.lane, Some(Tick::now())));
+        if table.lanes.waiting_for(line.lane()) == 0 && table.lanes.has_room(line.lane()) {
+            return Ok(self.pass(&mut table, line.lane(), Some(Tick::now())));
         }
-        Err(if !line.begun && table.lanes.is_full(line.lane) {
+        Err(if !line.begun && table.lanes.is_full(line.lane()) {
             Refusal::Full(line)
         } else {
             Refusal::Wait(line)
@@ -212,7 +219,7 @@ impl Devices {
     /// The client of this token, parked, waits in this line.
     pub fn line_up(self: &Arc<Self>, line: Line, token: Token) {
         let mut table = self.table.lock();
-        table.lanes.line_up(line.lane, token, line.begun);
+        table.lanes.line_up(line.lane(), token, line.begun);
         // Somebody may have left since it was refused.
         self.call_in(&mut table);
     }
@@ -291,7 +298,7 @@ impl Devices {
     /// Drops something that holds files of this device, which may hang: in a
     /// thread that nobody waits for.
     pub fn close_later(&self, line: Line, held: impl Send + 'static) {
-        self.closer.close(line.lane, held);
+        self.closer.close(line.lane(), held);
     }
 
     /// The pool has another size.

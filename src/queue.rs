@@ -9,6 +9,7 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sys::selector::{Event, Selector};
 use slab::Slab;
 use std::io;
+use std::num::NonZeroU32;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -43,6 +44,10 @@ const KEY_BITS: u32 = 32 - SHARD_BITS;
 /// Clients that one shard can park: below the poison's token.
 const MAX_KEYS: usize = (1 << KEY_BITS) - 1;
 
+/// By so many places a shard grows, or by an eighth: half of what doubling takes
+/// would be empty, and of idle clients each byte counts.
+const LEAST_GROWTH: usize = 64;
+
 /// A belt against wake-ups that some kernels lose (5.1 to 5.5): consumers look
 /// again after this, though nothing was announced.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -53,33 +58,36 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 pub struct Token {
     shard: usize,
     key: usize,
-    generation: u32,
+    generation: NonZeroU32,
 }
 
 impl Token {
     fn to_u64(self) -> u64 {
-        (u64::from(self.generation) << 32) | ((self.key << SHARD_BITS) | self.shard) as u64
+        (u64::from(self.generation.get()) << 32) | ((self.key << SHARD_BITS) | self.shard) as u64
     }
 
-    fn from_u64(raw: u64) -> Token {
+    /// None: no token of ours.
+    fn from_u64(raw: u64) -> Option<Token> {
         let place = raw as u32 as usize;
-        Token {
+        Some(Token {
             shard: place % SHARDS,
             key: place >> SHARD_BITS,
-            generation: (raw >> 32) as u32,
-        }
+            generation: NonZeroU32::new((raw >> 32) as u32)?,
+        })
     }
 }
 
+/// Small, and with a value that is none, for which the slab's vacant places use
+/// it: there are as many as there were ever clients at once.
 struct Slot<T> {
-    generation: u32,
+    generation: NonZeroU32,
     /// None while a consumer has it.
     client: Option<Box<T>>,
 }
 
 struct Shard<T> {
     slots: Slab<Slot<T>>,
-    next_generation: u32,
+    next_generation: NonZeroU32,
 }
 
 impl<T> Shard<T> {
@@ -128,7 +136,7 @@ impl<T: AsFd> Queue<T> {
             shards: std::array::from_fn(|_| {
                 Mutex::new(Shard {
                     slots: Slab::new(),
-                    next_generation: 0,
+                    next_generation: NonZeroU32::MIN,
                 })
             }),
             next_shard: AtomicUsize::new(0),
@@ -154,8 +162,12 @@ impl<T: AsFd> Queue<T> {
         if shard.slots.len() >= MAX_KEYS {
             return Err((client, io::Error::from_raw_os_error(libc::ENOMEM)));
         }
+        if shard.slots.len() == shard.slots.capacity() {
+            let more = LEAST_GROWTH.max(shard.slots.len() / 8);
+            shard.slots.reserve_exact(more);
+        }
         let generation = shard.next_generation;
-        shard.next_generation = generation.wrapping_add(1);
+        shard.next_generation = generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         let key = shard.slots.insert(Slot {
             generation,
             client: None,
@@ -185,7 +197,9 @@ impl<T: AsFd> Queue<T> {
         loop {
             match self.selector.wait(LONGEST_WAIT) {
                 Ok(Event::Ready(raw)) => {
-                    let token = Token::from_u64(raw);
+                    let Some(token) = Token::from_u64(raw) else {
+                        continue;
+                    };
                     let mut shard = self.shards[token.shard].lock();
                     if let Some(client) = shard.slot(token).and_then(|slot| slot.client.take()) {
                         return Ok(Woken::By(Turn { token, client }));
@@ -317,9 +331,19 @@ mod tests {
         let token = Token {
             shard: 15,
             key: MAX_KEYS - 1,
-            generation: u32::MAX,
+            generation: NonZeroU32::MAX,
         };
-        assert_eq!(Token::from_u64(token.to_u64()), token);
+        assert_eq!(Token::from_u64(token.to_u64()), Some(token));
         assert_ne!(token.to_u64(), u64::MAX, "the poison's token");
+    }
+
+    #[test]
+    fn a_slot_is_small() {
+        /// As the slab has it.
+        enum Entry {
+            _Vacant(usize),
+            _Occupied(Slot<String>),
+        }
+        assert_eq!(size_of::<Entry>(), 16);
     }
 }

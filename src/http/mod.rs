@@ -21,7 +21,7 @@ pub use answer::{Answer, Outcome};
 pub use status::Status;
 
 use crate::buffer::{Desk, Rest};
-use crate::device::{Line, Ticket};
+use crate::device::{Call, Line, Ticket};
 use crate::ledger::Ledger;
 use crate::queue::Next;
 use crate::site::Site;
@@ -124,10 +124,18 @@ pub enum Waits {
     Consumer,
 }
 
-/// See the module.
+/// What a parked conversation has with it, most of them nothing.
+#[derive(Default)]
+struct Carried {
+    rest: Option<Rest>,
+    /// From the line that it was in.
+    call: Option<Call>,
+}
+
+/// See the module. Small: ten thousand of them may be idle.
 pub struct Conversation {
     phase: Phase,
-    rest: Option<Box<Rest>>,
+    carried: Option<Box<Carried>>,
     /// The device of the transfer that is under way, or of the request that
     /// waits for one.
     line: Option<Line>,
@@ -148,7 +156,7 @@ impl Conversation {
     pub fn new() -> Conversation {
         Conversation {
             phase: Phase::Head,
-            rest: None,
+            carried: None,
             line: None,
             in_line: false,
             since: Tick::now(),
@@ -162,9 +170,9 @@ impl Conversation {
             Phase::Lingering => Waits::Linger,
             Phase::Over(_) => Waits::Consumer,
             Phase::Sending(..) | Phase::Ending(_) => Waits::Send,
-            _ if self.rest.as_ref().is_some_and(|rest| rest.has_output()) => Waits::Send,
+            _ if self.rest().is_some_and(Rest::has_output) => Waits::Send,
             Phase::Receiving(_) | Phase::Swallowing(_) => Waits::Body,
-            Phase::Head if self.rest.is_some() => Waits::Head,
+            Phase::Head if self.rest().is_some() => Waits::Head,
             Phase::Head => Waits::Request,
         }
     }
@@ -173,12 +181,20 @@ impl Conversation {
     pub fn step(&mut self, visit: &mut Visit<'_>) -> Next {
         self.in_line = false;
         let before = self.waits();
-        if let Some(rest) = self.rest.take() {
-            visit.desk.lay(*rest);
+        if let Some(carried) = self.carried.take() {
+            let Carried { rest, call } = *carried;
+            rest.into_iter().for_each(|rest| visit.desk.lay(rest));
+            call.into_iter().for_each(|call| visit.ticket.receive(call));
         }
         let mut account = Account::default();
         let next = self.turn(visit, &mut account);
-        self.rest = visit.desk.clear();
+        let rest = visit.desk.clear();
+        self.carried = rest.map(|rest| {
+            Box::new(Carried {
+                rest: Some(rest),
+                call: None,
+            })
+        });
         if next == Next::Close {
             return next;
         }
@@ -195,6 +211,15 @@ impl Conversation {
     /// The line that it waits in, after [`Next::Detach`].
     pub fn line(&self) -> Option<Line> {
         self.line.filter(|_| self.in_line)
+    }
+
+    /// It is called from that line, and hears it in its next turn.
+    pub fn hear(&mut self, call: Call) {
+        self.carried.get_or_insert_default().call = Some(call);
+    }
+
+    fn rest(&self) -> Option<&Rest> {
+        self.carried.as_ref()?.rest.as_ref()
     }
 
     /// The sweeper's question about a parked conversation: may it stay? Says

@@ -59,7 +59,7 @@ impl Conversation {
                 format!("GET {target}, {left} bytes left")
             }
             Phase::Swallowing(swallowing) => first_line(&swallowing.head),
-            _ => self.rest.as_ref().map_or_else(
+            _ => self.rest().map_or_else(
                 || "its last reply".to_owned(),
                 |rest| match rest.input() {
                     [] => "its last reply".to_owned(),

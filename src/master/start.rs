@@ -18,7 +18,7 @@ use crate::scoreboard::Scoreboard;
 use crate::sys::inherit::take_variable;
 use crate::sys::process::{self, Solo};
 use crate::sys::signal::{Inbox, Mask};
-use crate::sys::{title, watch};
+use crate::sys::{memory, title, watch};
 use crate::worker::image::Image;
 use crate::worker::privileges::Privileges;
 use mio::Poll;
@@ -73,6 +73,8 @@ pub fn run(snapshot: Snapshot, config: Config) -> Result<(), Failure> {
         Ok(mut master) => {
             master.predecessor = predecessor;
             master.note_shared();
+            // Each worker would have its own copy of what the start has left.
+            memory::trim_heap();
             let ended = master.mind();
             master.leave(ended)
         }

@@ -10,7 +10,7 @@ mod answer;
 mod turn;
 
 use crate::buffer::{Desk, Rest};
-use crate::device::{Line, Ticket};
+use crate::device::{Call, Line, Ticket};
 use crate::ledger::Ledger;
 use crate::queue::Next;
 use crate::site::Site;
@@ -69,7 +69,9 @@ enum Waits {
 /// See the module.
 pub struct Conversation {
     phase: Phase,
-    rest: Option<Box<Rest>>,
+    rest: Option<Rest>,
+    /// From the line that it was in.
+    call: Option<Call>,
     /// The line before a device that it goes to.
     line: Option<Line>,
     /// When what it waits for began, or last made progress.
@@ -88,6 +90,7 @@ impl Conversation {
         Conversation {
             phase: Phase::Command,
             rest: None,
+            call: None,
             line: None,
             since: Tick::now(),
         }
@@ -109,7 +112,10 @@ impl Conversation {
         let before = self.waits();
         self.line = None;
         if let Some(rest) = self.rest.take() {
-            visit.desk.lay(*rest);
+            visit.desk.lay(rest);
+        }
+        if let Some(call) = self.call.take() {
+            visit.ticket.receive(call);
         }
         let mut account = Account::default();
         let next = self.turn(visit, &mut account);
@@ -118,6 +124,11 @@ impl Conversation {
             self.since = Tick::now();
         }
         next
+    }
+
+    /// It is called from its line, and hears it in its next turn.
+    pub fn hear(&mut self, call: Call) {
+        self.call = Some(call);
     }
 
     /// After [`Next::Detach`]: to whom it goes.

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::time::Duration;
 
 /// The other end of a connection, as accept told it. Small: every idle
 /// connection holds one.
@@ -93,6 +94,21 @@ pub fn has_input(socket: BorrowedFd<'_>) -> bool {
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
     // SAFETY: writes at most the one byte.
     unsafe { libc::recv(socket.as_raw_fd(), (&raw mut byte).cast(), 1, flags) > 0 }
+}
+
+/// Waits until there is something to be read, or the peer's end, but not longer
+/// than `at_most`, below a second. A signal ends the wait.
+pub fn await_input(socket: BorrowedFd<'_>, at_most: Duration) -> bool {
+    let mut asked = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: a struct of integers; zero is a value of it.
+    let mut timeout: libc::timespec = unsafe { std::mem::zeroed() };
+    timeout.tv_nsec = at_most.subsec_nanos().into();
+    // SAFETY: one pollfd and one timespec, and the signal mask stays as it is.
+    unsafe { libc::ppoll(&mut asked, 1, &timeout, std::ptr::null()) > 0 }
 }
 
 /// Whether it would take bytes now, or say that it is broken.

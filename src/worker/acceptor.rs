@@ -1,18 +1,18 @@
 //! One thread per listener: blocking accept4, then into the queue; nothing
-//! else (`bell.rs`: where it does not block). And how to stop it, which is the
-//! hard part (PITFALLS 1).
+//! else, but what takes no time (`host.rs`), and the wait where the listener
+//! does not block (`bell.rs`). And how to stop it, which is the hard part
+//! (PITFALLS 1).
 
 use super::Connection;
 use super::bell::Bell;
 use super::consumer;
 use super::gate::Room;
-use crate::buffer::Desk;
+use super::host::Host;
 use crate::client::Client;
-use crate::http::response::Date;
 use crate::ledger::Ledger;
 use crate::listener::Serves;
 use crate::queue::{Next, Wait};
-use crate::sys::clock::{self, Tick};
+use crate::sys::clock::Tick;
 use crate::sys::signal::{self, Mask};
 use crate::sys::socket::{self, Peer};
 use std::io;
@@ -104,12 +104,13 @@ struct Work {
 impl Acceptor {
     /// Starts the thread. The listener is nobody else's in this process. All
     /// wait at `ready` before they accept: a worker that says so takes its part
-    /// from then on.
+    /// from then on. `spare_cores`: this machine has more of them than workers.
     pub fn start(
         nr: usize,
         door: Door,
         crew: &consumer::Work,
         ledger: Arc<Ledger>,
+        spare_cores: bool,
         ready: &Arc<Barrier>,
     ) -> io::Result<Acceptor> {
         let Door {
@@ -136,7 +137,7 @@ impl Acceptor {
             .spawn(move || {
                 Mask::all_but_kick().apply();
                 ready.wait();
-                work.run(&mut Desk::new(ledger));
+                work.run(Host::new(ledger, spare_cores));
                 work.shared.gone.store(true, Ordering::Release);
             })?;
         Ok(Acceptor {
@@ -209,9 +210,8 @@ impl Work {
         }
     }
 
-    fn run(&self, desk: &mut Desk) {
+    fn run(&self, mut host: Host) {
         let gate = &self.crew.gate;
-        let mut date = Date::new();
         let mut pause = *PAUSE.start();
         let mut last_accepts = LAST_ACCEPTS;
         // Who waits without accept4: for a listener that does not block.
@@ -247,10 +247,11 @@ impl Work {
                 // Behind the gate: who is woken accepts, or the client would wait.
                 bell.wait(self.listener.as_fd());
             }
+            host.accepts();
             match socket::accept(self.listener.as_fd()) {
                 Ok((socket, peer)) => {
                     pause = *PAUSE.start();
-                    self.welcome(socket, peer, desk, &mut date);
+                    self.welcome(socket, peer, &mut host);
                 }
                 Err(e) => match Refusal::of(&e) {
                     Refusal::Look => {}
@@ -279,31 +280,28 @@ impl Work {
         }
     }
 
-    fn welcome(&self, socket: OwnedFd, peer: Peer, desk: &mut Desk, date: &mut Date) {
+    fn welcome(&self, socket: OwnedFd, peer: Peer, host: &mut Host) {
         let crew = &self.crew;
         let place = crew.gate.enter(false);
         let mut client: Box<Connection> =
             Box::new(Client::new(socket, peer, self.site, self.serves, place));
-        desk.ledger.begin(clock::monotonic_ns());
-        let next = client.first_step(&crew.sites[self.site], desk, date);
-        client.ticket().leave();
-        desk.ledger.end();
-        crew.deliver_calls();
-        let wait = match next {
-            Some(Next::Rearm(wait)) => wait,
-            Some(Next::Close) => return,
-            // It is nobody's yet.
-            Some(Next::Detach) | None => Wait::Read,
+        let wait = match host.first_turn(crew, &mut client) {
+            Some(Next::Rearm(wait)) => {
+                if wait == Wait::ReadWrite {
+                    client.place().is_work();
+                }
+                wait
+            }
+            Some(Next::Close | Next::Detach) => return,
+            None => {
+                // At saturation a connection has waited in the listen queue, and
+                // its request with it; who is silent now may stay so.
+                if socket::has_input(client.as_fd()) {
+                    client.place().is_work();
+                }
+                Wait::Read
+            }
         };
-        // At saturation a connection has waited in the listen queue, and its
-        // request with it; who is silent now may stay so.
-        let is_work = match next {
-            Some(_) => wait == Wait::ReadWrite,
-            None => socket::has_input(client.as_fd()),
-        };
-        if is_work {
-            client.place().is_work();
-        }
         if let Err((client, e)) = crew.queue.add(client, wait) {
             crate::log::client(format_args!(
                 "{} was closed: epoll_ctl: {e}; see fs.epoll.max_user_watches",

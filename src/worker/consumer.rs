@@ -6,7 +6,7 @@ use super::fsck::Fsck;
 use super::gate::Gate;
 use super::watchers::Watchers;
 use crate::buffer::Desk;
-use crate::device::Devices;
+use crate::device::{Devices, Ticket};
 use crate::http::response::Date;
 use crate::ledger::{Act, Ledger, Totals};
 use crate::mgmt::Detached;
@@ -82,21 +82,23 @@ impl Work {
     /// One turn of a client, and what it asks for.
     pub fn serve(&self, mut turn: Turn<Connection>, desk: &mut Desk, date: &mut Date) {
         let site = &self.sites[turn.site()];
-        let next = turn.step(site, desk, date);
+        let mut ticket = Ticket::default();
+        let next = turn.step(site, &mut ticket, desk, date);
         match next {
             // It keeps its pass: what it drops may be on a disk.
             Next::Close => {
                 desk.ledger.go(Act::Close);
                 self.queue.close(turn);
+                ticket.leave();
             }
             Next::Rearm(wait) => {
-                turn.ticket().leave();
+                ticket.leave();
                 if let Err(e) = self.queue.rearm(turn, wait) {
                     log::error!("a client was closed: arming it again: {e}");
                 }
             }
             Next::Detach => {
-                turn.ticket().leave();
+                ticket.leave();
                 match turn.detached() {
                     Some(Detached::Line(line)) => {
                         let token = self.queue.park(turn);
@@ -251,7 +253,8 @@ impl Pool {
 
 fn run(work: &Work, size: &Size, ledger: Arc<Ledger>) {
     ledger.take();
-    let mut desk = Desk::new(ledger);
+    // Made when it is needed: many a consumer of a quiet server never is.
+    let mut desk = None;
     let mut date = Date::new();
     let mut pace = Pace::default();
     loop {
@@ -264,10 +267,11 @@ fn run(work: &Work, size: &Size, ledger: Arc<Ledger>) {
                 std::process::abort();
             }
         };
+        let desk = desk.get_or_insert_with(|| Desk::new(Arc::clone(&ledger)));
         desk.ledger.begin(pace.turn());
         work.gate.begin();
         turn.place().served();
-        work.serve(turn, &mut desk, &mut date);
+        work.serve(turn, desk, &mut date);
         work.gate.end();
         desk.ledger.end();
         if size.is_surplus() {

@@ -10,6 +10,7 @@
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
 use crate::sys::clock;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,10 @@ const FRESH_NS: u64 = 2_000_000;
 /// Fresh connections are counted by the moment of their accept, in slices of
 /// 2^19 ns (0.52 ms): four slices are the 2 ms.
 const SLICE_SHIFT: u32 = 19;
-const SLICES: usize = (FRESH_NS >> SLICE_SHIFT) as usize + 2;
+const FRESH_SLICES: u32 = (FRESH_NS >> SLICE_SHIFT) as u32;
+
+/// A power of two, for which their numbers may wrap.
+const SLICES: usize = (FRESH_SLICES as usize + 2).next_power_of_two();
 
 /// An acceptor that waits for a consumer looks again after this: freshness
 /// passes without anybody saying so.
@@ -66,11 +70,11 @@ pub struct Gate {
 /// A ring of counts, by slice of time.
 #[derive(Default)]
 struct Fresh {
-    slices: [(u64, usize); SLICES],
+    slices: [(u32, usize); SLICES],
 }
 
 impl Fresh {
-    fn add(&mut self, slice: u64) {
+    fn add(&mut self, slice: u32) {
         let place = &mut self.slices[slice as usize % SLICES];
         if place.0 == slice {
             place.1 += 1;
@@ -79,40 +83,41 @@ impl Fresh {
         }
     }
 
-    fn remove(&mut self, slice: u64) {
+    fn remove(&mut self, slice: u32) {
         let place = &mut self.slices[slice as usize % SLICES];
         if place.0 == slice {
             place.1 = place.1.saturating_sub(1);
         }
     }
 
-    fn count(&self, now: u64) -> usize {
-        let oldest = now.saturating_sub(FRESH_NS >> SLICE_SHIFT);
+    fn count(&self, now: u32) -> usize {
         self.slices
             .iter()
-            .filter(|(slice, _)| *slice >= oldest)
+            .filter(|(slice, _)| now.wrapping_sub(*slice) <= FRESH_SLICES)
             .map(|(_, count)| count)
             .sum()
     }
 }
 
-fn slice_now() -> u64 {
-    clock::monotonic_ns() >> SLICE_SHIFT
+/// The number of the slice that this nanosecond is in. It wraps after 26 days.
+fn slice(ns: u64) -> u32 {
+    (ns >> SLICE_SHIFT) as u32
 }
 
 /// One connection's place; dropped with the connection.
 pub struct Place {
     gate: Arc<Gate>,
     /// The slice of its accept, until its first turn.
-    fresh: Option<u64>,
+    fresh: Option<NonZeroU32>,
 }
 
 impl Place {
     /// It has sent something that nobody has looked at: work for a consumer.
     pub fn is_work(&mut self) {
-        if self.fresh.is_none() {
-            let slice = slice_now();
-            self.gate.fresh.lock().add(slice);
+        // Number 0, once in 26 days, is taken for none.
+        let slice = NonZeroU32::new(slice(clock::monotonic_ns()));
+        if let (None, Some(slice)) = (self.fresh, slice) {
+            self.gate.fresh.lock().add(slice.get());
             self.fresh = Some(slice);
         }
     }
@@ -120,7 +125,7 @@ impl Place {
     /// Its first turn has come: it is a busy consumer's now.
     pub fn served(&mut self) {
         if let Some(slice) = self.fresh.take() {
-            self.gate.fresh.lock().remove(slice);
+            self.gate.fresh.lock().remove(slice.get());
         }
     }
 }
@@ -201,7 +206,7 @@ impl Gate {
         if self.closed.load(Ordering::SeqCst) {
             return Some(Room::Closed);
         }
-        let work = self.busy.load(Ordering::SeqCst) + fresh.count(now >> SLICE_SHIFT);
+        let work = self.busy.load(Ordering::SeqCst) + fresh.count(slice(now));
         // `--cfg ungated` is what scripts/bench shows the gate's worth with.
         let in_time = cfg!(ungated)
             || work < self.consumers.load(Ordering::Relaxed)

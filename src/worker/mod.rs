@@ -6,6 +6,7 @@ mod bell;
 pub mod consumer;
 pub mod fsck;
 pub mod gate;
+mod host;
 pub mod housekeeper;
 pub mod image;
 mod patience;
@@ -39,6 +40,7 @@ use patience::Patience;
 use privileges::Privileges;
 use room::Room;
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier};
@@ -127,9 +129,9 @@ impl Crew {
         })
     }
 
-    /// Starts the acceptors: who is accepted is served. `defers`: not before it
-    /// has said something.
-    pub fn open(&mut self, doors: Vec<Door>, defers: bool) -> io::Result<()> {
+    /// Starts the acceptors: who is accepted is served. `spare_cores`: there are
+    /// more than workers. `defers`: nobody is accepted before it has said something.
+    pub fn open(&mut self, doors: Vec<Door>, spare_cores: bool, defers: bool) -> io::Result<()> {
         for door in doors.iter().filter(|door| !door.is_lent) {
             door.defer(defers);
         }
@@ -142,7 +144,7 @@ impl Crew {
             .map(|(nr, door)| {
                 let ledger = Arc::new(Ledger::new(nr));
                 self.doormen.push(Arc::clone(&ledger));
-                Acceptor::start(nr, door, work, ledger, &ready)
+                Acceptor::start(nr, door, work, ledger, spare_cores, &ready)
             })
             .collect::<io::Result<_>>()?;
         ready.wait();
@@ -302,6 +304,8 @@ fn live(start: Start) -> io::Result<()> {
             .map_err(named("the housekeeper's loop"))?;
     // Threads inherit the mask: signals are the housekeeper's, that is ours.
     let ours = Mask::all().apply();
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let spare_cores = cores > config.workers;
     let docroots: Vec<PathBuf> = config.sites.iter().map(|s| s.docroot.clone()).collect();
     let run = start.run.clone();
     let crew = Crew::start(sites, devices, run, start.consumers, connections)
@@ -309,7 +313,7 @@ fn live(start: Start) -> io::Result<()> {
         .and_then(|mut crew| {
             slot.set_state(State::SelfTest);
             selftest::run(&crew.work, &docroots, &start.scoreboard)?;
-            crew.open(start.doors, config.defer_accept)
+            crew.open(start.doors, spare_cores, config.defer_accept)
                 .map_err(named("starting threads"))?;
             Ok(crew)
         });
@@ -398,4 +402,15 @@ pub(crate) const DRAIN_TICK: Duration = Duration::from_millis(10);
 /// A moment from now.
 pub(crate) fn after(span: Duration) -> Instant {
     Instant::now() + span
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_small() {
+        // 72 bytes are 80 of glibc's; the next size is 96.
+        assert!(size_of::<Connection>() <= 72);
+    }
 }
