@@ -117,7 +117,9 @@ impl<'a> Answer<'a> {
         }
         let path = StorePath::parse(head.target).ok()?;
         // A dead device answers nothing, whatever is remembered of it.
-        self.enter(&path).ok()?;
+        let (devices, nr) = (&self.site.devices, self.site.nr);
+        let line = self.ticket.enter_at_once(devices, nr, path.device());
+        self.line = Some(line.ok()?);
         self.keep_alive &= head.keep_alive;
         let outcome = get::at_once(&path, self);
         if outcome.is_none() {
