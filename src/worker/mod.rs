@@ -29,7 +29,7 @@ use crate::store::Store;
 use crate::store::upload::sweep;
 use crate::sys::clock::Tick;
 use crate::sys::signal::{self, Mask};
-use crate::sys::{process, socket, thread, title};
+use crate::sys::{memory, process, socket, thread, title};
 use acceptor::Acceptor;
 pub use acceptor::Door;
 use consumer::{Pool, Work};
@@ -332,6 +332,8 @@ fn live(start: Start) -> io::Result<()> {
     entitle(&slot, "");
     crate::log::leave_stderr().map_err(named("stderr"))?;
     housekeeper.report_ready()?;
+    // What the start alone has needed.
+    memory::trim_heap();
     let elected = health::start(health::Start {
         worker: start.slot,
         sites: config.sites.clone(),
