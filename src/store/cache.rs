@@ -10,7 +10,7 @@
 
 use super::path::StorePath;
 use crate::sync::{Mutex, MutexGuard};
-use crate::sys::clock::Tick;
+use crate::sys::clock;
 use crate::sys::file::Facts;
 use slab::Slab;
 use std::collections::HashMap;
@@ -25,7 +25,7 @@ pub const MAX_KEPT: u64 = 32 * 1024;
 
 /// A copy is read anew after so long, whatever the kernel says: writes through a
 /// shared mapping of the file (mmap) need not show in its times. Milliseconds.
-const LASTS_MS: u32 = 10_000;
+const LASTS_MS: u64 = 10_000;
 
 /// Locks that threads can hold at the same time; a power of two.
 const SHARDS: usize = 16;
@@ -49,7 +49,9 @@ pub struct Kept {
     facts: Facts,
     content: Box<[u8]>,
     note: OnceLock<Note>,
-    read: Tick,
+    /// On the monotonic clock, which does not wrap: nobody may ask for a month.
+    /// Milliseconds.
+    read: u64,
     was_used: AtomicBool,
 }
 
@@ -140,13 +142,17 @@ impl Cache {
 
     /// What was read of `path`, unless that was long ago.
     pub(super) fn get(&self, path: &StorePath) -> Option<Arc<Kept>> {
+        self.get_at(path, clock::coarse_ms)
+    }
+
+    fn get_at(&self, path: &StorePath, now: impl FnOnce() -> u64) -> Option<Arc<Kept>> {
         if self.room == 0 {
             return None;
         }
         let hash = self.hash(path);
         let shard = self.shard(hash);
         let entry = &shard.entries[*shard.places.get(&hash)?];
-        if *entry.path != *path.as_c_str() || Tick::now().since(entry.kept.read) >= LASTS_MS {
+        if *entry.path != *path.as_c_str() || now().saturating_sub(entry.kept.read) >= LASTS_MS {
             return None;
         }
         // Written only where it changes: other cores read it, too.
@@ -181,7 +187,7 @@ impl Cache {
                 facts,
                 content: content.into(),
                 note: OnceLock::new(),
-                read: Tick::now(),
+                read: clock::coarse_ms(),
                 was_used: AtomicBool::new(false),
             }),
         };
