@@ -15,7 +15,7 @@ use crate::sys::file::Facts;
 use slab::Slab;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -97,8 +97,13 @@ struct Entry {
 
 impl Entry {
     fn bytes(&self) -> usize {
-        OVERHEAD + self.path.as_bytes().len() + self.kept.content.len()
+        cost(&self.path, self.kept.content.len())
     }
+}
+
+/// What a copy of so many bytes takes of the cache. Bytes.
+fn cost(path: &CStr, len: usize) -> usize {
+    OVERHEAD + path.to_bytes().len() + len
 }
 
 /// The hash of a hash.
@@ -162,9 +167,10 @@ impl Cache {
         Some(Arc::clone(&entry.kept))
     }
 
-    /// Whether `path` is worth to be kept: it has been read before, lately.
+    /// Whether `path` is worth to be kept: it can be, and has been read before,
+    /// lately.
     pub(super) fn wants(&self, path: &StorePath, len: u64) -> bool {
-        if len > MAX_KEPT || self.room == 0 {
+        if len > MAX_KEPT || cost(path.as_c_str(), len as usize) > self.room {
             return false;
         }
         let hash = self.hash(path);
