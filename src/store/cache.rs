@@ -33,8 +33,10 @@ const SHARDS: usize = 16;
 /// What a copy takes besides its path, content and note. Bytes, about.
 const OVERHEAD: usize = 400;
 
-/// Files that were read once, by a hash each; a power of two.
-const SEEN: usize = 4096;
+/// Of so much room there is a place for one file that was read once, by a hash.
+/// Two files with one place, read in turns, are never kept: it is what a small
+/// copy takes, so that places are no fewer than copies. Bytes.
+const SEEN_PER: usize = 512;
 
 /// What a reader of the file wants to remember with it.
 pub struct Note {
@@ -132,7 +134,7 @@ impl Cache {
             room: bytes / SHARDS,
             hashing: RandomState::new(),
             seen: std::iter::repeat_with(|| AtomicU32::new(0))
-                .take(if bytes > 0 { SEEN } else { 0 })
+                .take(bytes.div_ceil(SEEN_PER))
                 .collect(),
         }
     }
@@ -174,7 +176,7 @@ impl Cache {
             return false;
         }
         let hash = self.hash(path);
-        let place = &self.seen[hash as usize % SEEN];
+        let place = &self.seen[hash as usize % self.seen.len()];
         let mark = (hash >> 32) as u32;
         if place.load(Ordering::Relaxed) == mark {
             return true;
