@@ -10,12 +10,12 @@
 
 use super::path::StorePath;
 use crate::sync::{Mutex, MutexGuard};
-use crate::sys::clock::Tick;
+use crate::sys::clock;
 use crate::sys::file::Facts;
 use slab::Slab;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -25,7 +25,7 @@ pub const MAX_KEPT: u64 = 32 * 1024;
 
 /// A copy is read anew after so long, whatever the kernel says: writes through a
 /// shared mapping of the file (mmap) need not show in its times. Milliseconds.
-const LASTS_MS: u32 = 10_000;
+const LASTS_MS: u64 = 10_000;
 
 /// Locks that threads can hold at the same time; a power of two.
 const SHARDS: usize = 16;
@@ -33,8 +33,10 @@ const SHARDS: usize = 16;
 /// What a copy takes besides its path, content and note. Bytes, about.
 const OVERHEAD: usize = 400;
 
-/// Files that were read once, by a hash each; a power of two.
-const SEEN: usize = 4096;
+/// Of so much room there is a place for one file that was read once, by a hash.
+/// Two files with one place, read in turns, are never kept: it is what a small
+/// copy takes, so that places are no fewer than copies. Bytes.
+const SEEN_PER: usize = 512;
 
 /// What a reader of the file wants to remember with it.
 pub struct Note {
@@ -49,7 +51,9 @@ pub struct Kept {
     facts: Facts,
     content: Box<[u8]>,
     note: OnceLock<Note>,
-    read: Tick,
+    /// On the monotonic clock, which does not wrap: nobody may ask for a month.
+    /// Milliseconds.
+    read: u64,
     was_used: AtomicBool,
 }
 
@@ -95,8 +99,13 @@ struct Entry {
 
 impl Entry {
     fn bytes(&self) -> usize {
-        OVERHEAD + self.path.as_bytes().len() + self.kept.content.len()
+        cost(&self.path, self.kept.content.len())
     }
+}
+
+/// What a copy of so many bytes takes of the cache. Bytes.
+fn cost(path: &CStr, len: usize) -> usize {
+    OVERHEAD + path.to_bytes().len() + len
 }
 
 /// The hash of a hash.
@@ -125,7 +134,7 @@ impl Cache {
             room: bytes / SHARDS,
             hashing: RandomState::new(),
             seen: std::iter::repeat_with(|| AtomicU32::new(0))
-                .take(if bytes > 0 { SEEN } else { 0 })
+                .take(bytes.div_ceil(SEEN_PER))
                 .collect(),
         }
     }
@@ -140,13 +149,17 @@ impl Cache {
 
     /// What was read of `path`, unless that was long ago.
     pub(super) fn get(&self, path: &StorePath) -> Option<Arc<Kept>> {
+        self.get_at(path, clock::coarse_ms)
+    }
+
+    fn get_at(&self, path: &StorePath, now: impl FnOnce() -> u64) -> Option<Arc<Kept>> {
         if self.room == 0 {
             return None;
         }
         let hash = self.hash(path);
         let shard = self.shard(hash);
         let entry = &shard.entries[*shard.places.get(&hash)?];
-        if *entry.path != *path.as_c_str() || Tick::now().since(entry.kept.read) >= LASTS_MS {
+        if *entry.path != *path.as_c_str() || now().saturating_sub(entry.kept.read) >= LASTS_MS {
             return None;
         }
         // Written only where it changes: other cores read it, too.
@@ -156,13 +169,14 @@ impl Cache {
         Some(Arc::clone(&entry.kept))
     }
 
-    /// Whether `path` is worth to be kept: it has been read before, lately.
+    /// Whether `path` is worth to be kept: it can be, and has been read before,
+    /// lately.
     pub(super) fn wants(&self, path: &StorePath, len: u64) -> bool {
-        if len > MAX_KEPT || self.room == 0 {
+        if len > MAX_KEPT || cost(path.as_c_str(), len as usize) > self.room {
             return false;
         }
         let hash = self.hash(path);
-        let place = &self.seen[hash as usize % SEEN];
+        let place = &self.seen[hash as usize % self.seen.len()];
         let mark = (hash >> 32) as u32;
         if place.load(Ordering::Relaxed) == mark {
             return true;
@@ -181,7 +195,7 @@ impl Cache {
                 facts,
                 content: content.into(),
                 note: OnceLock::new(),
-                read: Tick::now(),
+                read: clock::coarse_ms(),
                 was_used: AtomicBool::new(false),
             }),
         };
@@ -237,5 +251,191 @@ impl Shard {
                 return self.remove(hash);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::file::Kind;
+
+    fn path(name: &str) -> StorePath {
+        StorePath::parse(format!("/dev1/{name}").as_bytes()).expect("a path")
+    }
+
+    fn facts(inode: u64, size: usize) -> Facts {
+        Facts {
+            kind: Kind::Regular,
+            size: size as u64,
+            device: 1,
+            inode,
+            mode: 0o644,
+            mtime: 1,
+            mtime_nsec: 0,
+            ctime: 1,
+            ctime_nsec: 0,
+        }
+    }
+
+    fn put(cache: &Cache, name: &str, content: &[u8]) {
+        cache.put(&path(name), facts(7, content.len()), content);
+    }
+
+    /// Names of files whose copies all lie in one shard.
+    fn neighbours(cache: &Cache) -> impl Iterator<Item = String> {
+        let shard = |name: &str| (cache.hash(&path(name)) >> 32) as usize % SHARDS;
+        let first = shard("0");
+        (0..)
+            .map(|nr: u32| nr.to_string())
+            .filter(move |name| shard(name) == first)
+    }
+
+    fn bytes(cache: &Cache) -> usize {
+        let held = |shard: &Mutex<Shard>| {
+            let shard = shard.lock();
+            let sum: usize = shard.entries.iter().map(|(_, entry)| entry.bytes()).sum();
+            assert_eq!(sum, shard.bytes, "the account is true");
+            assert_eq!(shard.places.len(), shard.entries.len());
+            assert!(sum <= cache.room, "{sum} bytes of {}", cache.room);
+            sum
+        };
+        cache.shards.iter().map(held).sum()
+    }
+
+    #[test]
+    fn what_was_put_is_there_until_it_is_removed() {
+        let cache = Cache::new(1 << 20);
+        assert!(cache.get(&path("a")).is_none());
+        put(&cache, "a", b"one");
+        put(&cache, "b", b"other");
+        put(&cache, "a", b"two");
+        let kept = cache.get(&path("a")).expect("kept");
+        assert_eq!((kept.content(), kept.facts().size), (&b"two"[..], 3));
+        let account = 2 * OVERHEAD + 2 * "dev1/a".len() + "two".len() + "other".len();
+        assert_eq!(bytes(&cache), account, "in place of what was there");
+        cache.remove(&path("a"));
+        cache.remove(&path("a"));
+        assert!(cache.get(&path("a")).is_none());
+        assert!(cache.get(&path("b")).is_some());
+        assert_eq!(kept.content(), b"two", "its reader has it still");
+        cache.remove(&path("b"));
+        assert_eq!(bytes(&cache), 0);
+    }
+
+    #[test]
+    fn a_file_is_wanted_the_second_time_unless_many_came_between() {
+        let cache = Cache::new(1 << 20);
+        let wants = |name: &str| cache.wants(&path(name), 1);
+        assert_eq!([wants("a"), wants("a"), wants("a")], [false, true, true]);
+        let place = |name: &str| cache.hash(&path(name)) as usize % cache.seen.len();
+        let mut names = (0..).map(|nr: u32| nr.to_string());
+        let other = names.find(|name| place(name) == place("a"));
+        assert!(!wants(&other.expect("one of 2048")));
+        assert!(!wants("a"));
+    }
+
+    #[test]
+    fn what_can_never_be_kept_is_not_wanted() {
+        let none = Cache::new(0);
+        let small = Cache::new(SHARDS * 1000);
+        let large = Cache::new(64 << 20);
+        let room = (1000 - OVERHEAD - "dev1/a".len()) as u64;
+        for (cache, len, is_wanted) in [
+            (&none, 1, false),
+            (&small, room, true),
+            (&small, room + 1, false),
+            (&large, MAX_KEPT, true),
+            (&large, MAX_KEPT + 1, false),
+        ] {
+            cache.wants(&path("a"), len);
+            assert_eq!(cache.wants(&path("a"), len), is_wanted, "{len}");
+        }
+        put(&small, "a", &vec![0; room as usize + 1]);
+        put(&none, "a", b"");
+        assert_eq!((bytes(&small), bytes(&none)), (0, 0));
+        assert!(none.get(&path("a")).is_none());
+        put(&small, "a", &vec![0; room as usize]);
+        assert_eq!(bytes(&small), 1000, "to the last byte");
+    }
+
+    #[test]
+    fn it_holds_no_more_than_its_room() {
+        let cache = Cache::new(256 << 10);
+        for nr in 0..3000_usize {
+            put(&cache, &nr.to_string(), &vec![0; nr * 37 % 9000]);
+            if nr % 100 == 0 {
+                bytes(&cache);
+            }
+        }
+        assert!(bytes(&cache) > 128 << 10, "and most of that");
+    }
+
+    #[test]
+    fn who_is_used_stays_when_others_leave() {
+        let cache = Cache::new(SHARDS * 4 * (OVERHEAD + 100));
+        let mut names = neighbours(&cache);
+        let content = [0; 80];
+        let used = names.next().expect("a name");
+        put(&cache, &used, &content);
+        let last = names.by_ref().take(40).inspect(|name| {
+            assert!(cache.get(&path(&used)).is_some(), "before {name}");
+            put(&cache, name, &content);
+        });
+        let last = last.last().expect("a name");
+        assert!(cache.get(&path(&last)).is_some());
+        // Whoever was used once has one chance more, not for ever.
+        for name in names.take(8) {
+            put(&cache, &name, &content);
+            // All that are there were used: somebody leaves nevertheless.
+            assert!(cache.get(&path(&name)).is_some());
+        }
+        assert!(cache.get(&path(&used)).is_none());
+    }
+
+    #[test]
+    fn a_copy_lasts_its_time_and_no_longer() {
+        let cache = Cache::new(1 << 20);
+        let before = clock::coarse_ms();
+        put(&cache, "a", b"one");
+        let after = clock::coarse_ms();
+        let lasts = |now: u64| cache.get_at(&path("a"), || now).is_some();
+        assert!(lasts(before + LASTS_MS - 1));
+        assert!(!lasts(after + LASTS_MS));
+        // A Tick would take it for new again.
+        assert!(!lasts(after + u64::from(u32::MAX / 2) + 2 * LASTS_MS));
+        assert!(!lasts(after + u64::from(u32::MAX) + LASTS_MS));
+        // Another thread's clock may be a tick ahead.
+        assert!(lasts(before - 1));
+    }
+
+    #[test]
+    fn of_two_paths_with_one_hash_one_is_kept() {
+        let cache = Cache::new(1 << 20);
+        put(&cache, "a", b"one");
+        let hash = cache.hash(&path("a"));
+        // As if "b" had the hash of "a", and came later.
+        let mut shard = cache.shard(hash);
+        let place = shard.places[&hash];
+        shard.entries[place].path = path("b").as_c_str().to_owned();
+        drop(shard);
+        assert!(cache.get(&path("a")).is_none(), "not the other one's bytes");
+        put(&cache, "a", b"one");
+        assert_eq!(cache.get(&path("a")).expect("kept").content(), b"one");
+        assert_eq!(bytes(&cache), OVERHEAD + "dev1/a".len() + "one".len());
+    }
+
+    #[test]
+    fn a_note_is_made_once() {
+        let cache = Cache::new(1 << 20);
+        put(&cache, "a", b"one");
+        let note = |text: &[u8]| Note {
+            text: text.into(),
+            place: 1,
+        };
+        let kept = |cache: &Cache| cache.get(&path("a")).expect("kept");
+        assert_eq!(&*kept(&cache).note(|| note(b"first")).text, b"first");
+        assert_eq!(&*kept(&cache).note(|| note(b"second")).text, b"first");
+        put(&cache, "a", b"two");
+        assert_eq!(&*kept(&cache).note(|| note(b"third")).text, b"third");
     }
 }

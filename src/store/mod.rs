@@ -18,7 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// How often a resolution is begun again that others' renames have disturbed.
 const RESOLVE_TRIES: u32 = 1000;
@@ -51,6 +51,9 @@ pub struct Store {
     cache: Cache,
     /// The kernel can answer without a look at a disk, as far as we know.
     recalls: AtomicBool,
+    /// The filesystem (st_dev) that was last found not to be local: to ask once
+    /// more what it is may be a question to its server.
+    foreign: AtomicU64,
 }
 
 /// A path was opened for reading.
@@ -86,6 +89,7 @@ impl Store {
             maker: format!("{}.{:x}", std::process::id(), clock::seed()),
             cache: Cache::new(cache),
             recalls: AtomicBool::new(cache > 0),
+            foreign: AtomicU64::new(u64::MAX),
         })
     }
 
@@ -140,8 +144,15 @@ impl Store {
     /// All of a file that is settled was read, and is kept if that is worth it.
     /// `facts`: of before.
     pub fn keep(&self, path: &StorePath, file: BorrowedFd<'_>, facts: &Facts, content: &[u8]) {
-        if self.cache.wants(path, facts.size) && disk::is_local(file).unwrap_or(false) {
+        if self.foreign.load(Ordering::Relaxed) == facts.device
+            || !self.cache.wants(path, facts.size)
+        {
+            return;
+        }
+        if disk::is_local(file).unwrap_or(false) {
             self.cache.put(path, *facts, content);
+        } else {
+            self.foreign.store(facts.device, Ordering::Relaxed);
         }
     }
 

@@ -38,8 +38,7 @@ pub struct Tick(u32);
 impl Tick {
     /// Now, without a system call (vDSO, coarse).
     pub fn now() -> Tick {
-        let now = get(MONOTONIC_COARSE);
-        Tick((now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32)
+        Tick(coarse_ms() as u32)
     }
 
     /// The same moment as [`monotonic_ns`] gave it, or a tick later than
@@ -65,6 +64,12 @@ impl Tick {
         let span = self.0.wrapping_sub(earlier.0);
         if span > u32::MAX / 2 { 0 } else { span }
     }
+}
+
+/// What [`Tick::now`] is made of, for spans that may be longer than its own.
+pub fn coarse_ms() -> u64 {
+    let now = get(MONOTONIC_COARSE);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
 /// Nanoseconds of the monotonic clock, precise.

@@ -5,6 +5,8 @@ mod delete;
 mod disk;
 mod durability;
 mod escape;
+#[cfg(target_os = "linux")]
+mod first;
 mod framing;
 #[cfg(target_os = "linux")]
 pub mod fresh;

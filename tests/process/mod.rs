@@ -10,6 +10,7 @@ mod cycles;
 mod dead_device;
 mod dead_stop;
 mod death;
+mod defer;
 mod descriptors;
 mod disk;
 mod durability;

@@ -366,7 +366,11 @@ fn each_kind_of_request_makes_the_calls_of_the_table() {
     }
     fs::write(device.join("long"), pattern(100 * 1024)).unwrap();
     fs::write(device.join("file"), pattern(1024)).unwrap();
-    let server = Server::builder().docroot(root.path()).start();
+    // who is accepted has sent its request: otherwise the kernel decides which comes first
+    let server = Server::builder()
+        .docroot(root.path())
+        .arg("--defer-accept=1")
+        .start();
     let Some(trace) = Trace::attach(server.worker_pids()[0]) else {
         return;
     };

@@ -5,6 +5,7 @@
 mod chunked;
 mod command;
 mod conditional;
+mod facts;
 mod file;
 mod head;
 mod invariants;
