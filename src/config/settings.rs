@@ -135,7 +135,7 @@ impl Settings {
                 .unwrap_or(cores.clamp(1, 4)),
             threads: self.number("threads")?,
             max_connections: self.max_connections()?,
-            cache: self.or_default::<u64>("cache")? as usize * MIB,
+            cache: (self.or_default::<u64>("cache")? as usize).saturating_mul(MIB),
             durability: self.or_default("durability")?,
             timeouts: Timeouts {
                 idle: self.or_default("idle-timeout")?,

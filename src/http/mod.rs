@@ -141,6 +141,8 @@ pub struct Conversation {
     line: Option<Line>,
     /// It waits in that line.
     in_line: bool,
+    /// Its next request is here, and waits for a consumer.
+    in_queue: bool,
     /// When what it waits for began, or last made progress.
     since: Tick,
 }
@@ -159,6 +161,7 @@ impl Conversation {
             carried: None,
             line: None,
             in_line: false,
+            in_queue: false,
             since: Tick::now(),
         }
     }
@@ -167,6 +170,7 @@ impl Conversation {
     pub fn waits(&self) -> Waits {
         match &self.phase {
             _ if self.in_line => Waits::Device,
+            _ if self.in_queue => Waits::Consumer,
             Phase::Lingering => Waits::Linger,
             Phase::Over(_) => Waits::Consumer,
             Phase::Sending(..) | Phase::Ending(_) => Waits::Send,
@@ -180,6 +184,7 @@ impl Conversation {
     /// One turn: serve what is there, say what to wait for.
     pub fn step(&mut self, visit: &mut Visit<'_>) -> Next {
         self.in_line = false;
+        self.in_queue = false;
         let before = self.waits();
         if let Some(carried) = self.carried.take() {
             let Carried { rest, call } = *carried;

@@ -154,7 +154,10 @@ impl Conversation {
                 Asked::Waits(line) => {
                     return Ok(Step::Turn(self.line_up(visit, account, line)?));
                 }
-                Asked::Later => return Ok(Step::Turn(Next::Rearm(Wait::ReadWrite))),
+                Asked::Later => {
+                    self.in_queue = true;
+                    return Ok(Step::Turn(Next::Rearm(Wait::ReadWrite)));
+                }
                 Asked::Partial => {}
             }
         }

@@ -224,6 +224,20 @@ impl Listener {
         }
     }
 
+    /// Whether a client of HTTP over TCP is accepted only when it has said
+    /// something. It is the socket's own, in all processes; a predecessor's
+    /// configuration may have been another.
+    pub fn defer_accept(&self, on: bool) {
+        if self.is_lent() || !matches!(self.address, Address::Inet(_)) {
+            return;
+        }
+        let on = on && self.serves != Serves::Mgmt;
+        match socket::set_defer_accept(self.as_fd(), on) {
+            Err(e) if on => log::warn!("{}: TCP_DEFER_ACCEPT: {e}", self.address),
+            _ => {}
+        }
+    }
+
     /// Removes the socket's file, unless another server's has taken its place.
     /// Clients in the listen queue stay there; new ones find no path.
     pub fn unlink(&self) {

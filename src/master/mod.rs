@@ -15,7 +15,7 @@ pub mod upgrade;
 
 use crate::config::{Config, Snapshot};
 use crate::control::{Asker, Office, Order};
-use crate::listener::Listener;
+use crate::listener::{Listener, Origin};
 use crate::pidfile::Pidfile;
 use crate::scoreboard::{MAX_SLOTS, MAX_WORKERS, Scoreboard};
 use crate::sys::signal::{Inbox, Signal};
@@ -231,6 +231,21 @@ impl Master {
         self.service.ready(&status);
         if let Err(e) = self.daemon.ready() {
             log::error!("/dev/null: {e}");
+        }
+    }
+
+    /// What belongs to sockets that others may serve as well: for who is in charge.
+    fn set_listeners(&self) {
+        let Config {
+            listen_exclusive,
+            defer_accept,
+            ..
+        } = self.config;
+        for listener in &self.listeners {
+            // A neighbour's are its own affair.
+            if listen_exclusive || listener.origin == Origin::Here {
+                listener.defer_accept(defer_accept);
+            }
         }
     }
 

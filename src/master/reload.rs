@@ -230,6 +230,7 @@ impl Master {
             config: std::mem::replace(&mut self.config, config),
         };
         self.renew_image();
+        self.set_listeners();
         self.workers = self.config.workers;
         self.consumers = threads.div_ceil(self.workers);
         self.is_retired = false;
@@ -311,6 +312,7 @@ impl Master {
                 new.for_each(Listener::unlink);
                 self.listeners = before.listeners;
                 self.config = before.config;
+                self.set_listeners();
                 self.snapshot = before.snapshot;
                 self.renew_image();
                 self.privileges = before.privileges;

@@ -73,6 +73,9 @@ pub fn run(snapshot: Snapshot, config: Config) -> Result<(), Failure> {
         Ok(mut master) => {
             master.predecessor = predecessor;
             master.note_shared();
+            if master.is_in_charge {
+                master.set_listeners();
+            }
             // Each worker would have its own copy of what the start has left.
             memory::trim_heap();
             let ended = master.mind();

@@ -254,6 +254,7 @@ impl Master {
         self.name_us();
         self.service.main_pid(std::process::id());
         self.release_oldbin();
+        self.set_listeners();
         self.come_back();
     }
 
@@ -400,6 +401,7 @@ impl Master {
             pidfile.write(std::process::id()).map_err(failed(what))?;
         }
         self.is_in_charge = true;
+        self.set_listeners();
         log::info!("this server is in charge");
         if let Some(predecessor) = &self.predecessor {
             predecessor.say(&Word::Committed);

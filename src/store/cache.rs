@@ -31,7 +31,7 @@ const LASTS_MS: u64 = 10_000;
 const SHARDS: usize = 16;
 
 /// What a copy takes besides its path, content and note. Bytes, about.
-const OVERHEAD: usize = 400;
+const OVERHEAD: usize = 450;
 
 /// Of so much room there is a place for one file that was read once, by a hash.
 /// Two files with one place, read in turns, are never kept: it is what a small

@@ -76,22 +76,6 @@ pub struct Door {
     pub is_lent: bool,
 }
 
-impl Door {
-    /// Sets whether who is accepted has said something. It is the listener's
-    /// own, in all processes, which have the same configuration; it is set
-    /// anew since a predecessor's may have been another.
-    pub fn defer(&self, on: bool) {
-        let on = on && self.serves != Serves::Mgmt;
-        if let Err(e) = socket::set_defer_accept(self.listener.as_fd(), on)
-            // A UNIX socket has no such thing, and needs none.
-            && on
-            && e.raw_os_error() != Some(libc::EOPNOTSUPP)
-        {
-            log::warn!("--defer-accept has no effect: TCP_DEFER_ACCEPT: {e}");
-        }
-    }
-}
-
 /// What an acceptor works with.
 struct Work {
     listener: Arc<OwnedFd>,
@@ -292,6 +276,7 @@ impl Work {
                 }
                 wait
             }
+            // Detach: it never enters a line here.
             Some(Next::Close | Next::Detach) => return,
             None => {
                 // At saturation a connection has waited in the listen queue, and

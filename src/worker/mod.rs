@@ -130,11 +130,8 @@ impl Crew {
     }
 
     /// Starts the acceptors: who is accepted is served. `spare_cores`: there are
-    /// more than workers. `defers`: nobody is accepted before it has said something.
-    pub fn open(&mut self, doors: Vec<Door>, spare_cores: bool, defers: bool) -> io::Result<()> {
-        for door in doors.iter().filter(|door| !door.is_lent) {
-            door.defer(defers);
-        }
+    /// more than workers.
+    pub fn open(&mut self, doors: Vec<Door>, spare_cores: bool) -> io::Result<()> {
         self.tare = self.totals();
         let work = &self.work;
         let ready = Arc::new(Barrier::new(doors.len() + 1));
@@ -313,7 +310,7 @@ fn live(start: Start) -> io::Result<()> {
         .and_then(|mut crew| {
             slot.set_state(State::SelfTest);
             selftest::run(&crew.work, &docroots, &start.scoreboard)?;
-            crew.open(start.doors, spare_cores, config.defer_accept)
+            crew.open(start.doors, spare_cores)
                 .map_err(named("starting threads"))?;
             Ok(crew)
         });

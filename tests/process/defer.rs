@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{complaints, facts};
+use crate::harness::tree::{Program, Tree};
 use crate::harness::{Conn, PATIENCE, Server, eventually};
 
 fn deferring() -> Server {
@@ -90,4 +91,41 @@ fn a_stop_waits_for_nobody_whom_the_kernel_keeps_back() {
         response.expect(200, false);
     }
     assert_eq!(complaints(&server.log()), [""; 0]);
+}
+
+/// How long a silent client of this tree waits to be accepted.
+fn wait_of_the_silent(tree: &Tree) -> Duration {
+    let began = Instant::now();
+    let silent = tree.conn();
+    eventually("the accept of a silent client", PATIENCE, || {
+        facts::owner(tree.keeper(), &silent).is_some()
+    });
+    began.elapsed()
+}
+
+/// It belongs to the socket, which a successor that fails has shared: only who is in charge changes it.
+#[test]
+fn it_changes_with_who_is_in_charge() {
+    let builder = Tree::builder()
+        .set("upgrade", "auto")
+        .set("probation", "20");
+    let Some(tree) = builder.start(&Program::Ours) else {
+        return;
+    };
+    let master = tree.first();
+    let workers = tree.workers(master).len();
+    let at_once = || wait_of_the_silent(&tree) < Duration::from_millis(500);
+    assert!(at_once());
+    tree.set("defer-accept", Some("1"));
+    let skip = tree.mark();
+    tree.signal(master, libc::SIGUSR2);
+    let successor = tree.await_successor(skip);
+    tree.wait_log(skip, "ready with", PATIENCE);
+    tree.signal(successor, libc::SIGKILL);
+    tree.await_gone(successor);
+    tree.settle(&[(master, workers)]);
+    assert!(at_once(), "the old one's word holds");
+    assert_eq!(tree.verb(&["--reload"]).code, Some(0));
+    assert!(!at_once(), "the new word holds");
+    tree.stop();
 }
