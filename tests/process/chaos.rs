@@ -223,6 +223,9 @@ impl Chaos {
                         .into_iter()
                         .all(facts::is_draining)
                 });
+                // an upgrade that came to nothing may have left another number in the file
+                self.tree
+                    .set("worker-processes", Some(&self.wanted.to_string()));
                 self.signal(libc::SIGHUP);
             }
             Step::TellWorker(signal) => {
