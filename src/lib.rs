@@ -62,7 +62,6 @@ use std::process::ExitCode;
 /// Runs the program with this argv; returns when the master has ended.
 pub fn run(argv: impl Iterator<Item = OsString>) -> ExitCode {
     log::to_stderr();
-    sys::memory::share_heap();
     worker::image::enter();
     let snapshot = Snapshot::read(argv, |name| std::env::var_os(name));
     let read = snapshot.and_then(|snapshot| Ok((snapshot.config()?, snapshot)));

@@ -79,7 +79,9 @@ pub(super) struct Cache {
     /// Bytes that each may hold. 0: nothing is kept.
     room: usize,
     hashing: RandomState,
-    seen: Box<[AtomicU32]>,
+    /// Made with the first file that is read.
+    seen: OnceLock<Box<[AtomicU32]>>,
+    places: usize,
 }
 
 #[derive(Default)]
@@ -133,9 +135,8 @@ impl Cache {
             shards: std::array::from_fn(|_| Mutex::default()),
             room: bytes / SHARDS,
             hashing: RandomState::new(),
-            seen: std::iter::repeat_with(|| AtomicU32::new(0))
-                .take(bytes.div_ceil(SEEN_PER))
-                .collect(),
+            seen: OnceLock::new(),
+            places: bytes.div_ceil(SEEN_PER),
         }
     }
 
@@ -176,7 +177,11 @@ impl Cache {
             return false;
         }
         let hash = self.hash(path);
-        let place = &self.seen[hash as usize % self.seen.len()];
+        let seen = self.seen.get_or_init(|| {
+            let places = std::iter::repeat_with(AtomicU32::default);
+            places.take(self.places).collect()
+        });
+        let place = &seen[hash as usize % seen.len()];
         let mark = (hash >> 32) as u32;
         if place.load(Ordering::Relaxed) == mark {
             return true;
@@ -327,7 +332,7 @@ mod tests {
         let cache = Cache::new(1 << 20);
         let wants = |name: &str| cache.wants(&path(name), 1);
         assert_eq!([wants("a"), wants("a"), wants("a")], [false, true, true]);
-        let place = |name: &str| cache.hash(&path(name)) as usize % cache.seen.len();
+        let place = |name: &str| cache.hash(&path(name)) as usize % cache.places;
         let mut names = (0..).map(|nr: u32| nr.to_string());
         let other = names.find(|name| place(name) == place("a"));
         assert!(!wants(&other.expect("one of 2048")));

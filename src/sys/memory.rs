@@ -125,18 +125,6 @@ pub fn bytes(file: OwnedFd) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// One pool of free memory for all threads, instead of one for each of the first
-/// eight times as many threads as there are cores. Before there are threads.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub fn share_heap() {
-    // SAFETY: no pointers. 0 where it is refused: then nothing changes.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
-}
-
-/// See the twin for glibc; others have nothing to be told.
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub fn share_heap() {}
-
 /// Gives back to the system what is free in the heap.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn trim_heap() {

@@ -16,8 +16,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A client's first words come this long after its connection, or later; those
-/// of a client on the same machine within 50 us, mostly.
+/// How long a client's first words are waited for: its end of the connection is
+/// there a little before it has sent them.
 const MOMENT: Duration = Duration::from_micros(100);
 
 /// Waits in vain, one after the other, until connections are left out.
