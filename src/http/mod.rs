@@ -124,6 +124,16 @@ pub enum Waits {
     Consumer,
 }
 
+/// What a parked conversation waits for where its client has nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Queues {
+    Not,
+    /// In the line that it knows.
+    Device,
+    /// With its next request, for a consumer.
+    Consumer,
+}
+
 /// What a parked conversation has with it, most of them nothing.
 #[derive(Default)]
 struct Carried {
@@ -139,10 +149,7 @@ pub struct Conversation {
     /// The device of the transfer that is under way, or of the request that
     /// waits for one.
     line: Option<Line>,
-    /// It waits in that line.
-    in_line: bool,
-    /// Its next request is here, and waits for a consumer.
-    in_queue: bool,
+    queues: Queues,
     /// When what it waits for began, or last made progress.
     since: Tick,
 }
@@ -160,8 +167,7 @@ impl Conversation {
             phase: Phase::Head,
             carried: None,
             line: None,
-            in_line: false,
-            in_queue: false,
+            queues: Queues::Not,
             since: Tick::now(),
         }
     }
@@ -169,8 +175,8 @@ impl Conversation {
     /// What it waits for while it is parked.
     pub fn waits(&self) -> Waits {
         match &self.phase {
-            _ if self.in_line => Waits::Device,
-            _ if self.in_queue => Waits::Consumer,
+            _ if self.queues == Queues::Device => Waits::Device,
+            _ if self.queues == Queues::Consumer => Waits::Consumer,
             Phase::Lingering => Waits::Linger,
             Phase::Over(_) => Waits::Consumer,
             Phase::Sending(..) | Phase::Ending(_) => Waits::Send,
@@ -183,8 +189,7 @@ impl Conversation {
 
     /// One turn: serve what is there, say what to wait for.
     pub fn step(&mut self, visit: &mut Visit<'_>) -> Next {
-        self.in_line = false;
-        self.in_queue = false;
+        self.queues = Queues::Not;
         let before = self.waits();
         if let Some(carried) = self.carried.take() {
             let Carried { rest, call } = *carried;
@@ -203,7 +208,9 @@ impl Conversation {
         if next == Next::Close {
             return next;
         }
-        self.in_line = next == Next::Detach;
+        if next == Next::Detach {
+            self.queues = Queues::Device;
+        }
         if let Phase::Receiving(receiving) = &mut self.phase {
             receiving.upload.park();
         }
@@ -215,7 +222,7 @@ impl Conversation {
 
     /// The line that it waits in, after [`Next::Detach`].
     pub fn line(&self) -> Option<Line> {
-        self.line.filter(|_| self.in_line)
+        self.line.filter(|_| self.queues == Queues::Device)
     }
 
     /// It is called from that line, and hears it in its next turn.

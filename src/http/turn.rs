@@ -5,7 +5,7 @@ use super::answer::{self, Answer, Outcome};
 use super::get::Sends;
 use super::head::{self, Framing, Method, Parse};
 use super::put::Fed;
-use super::{After, Conversation, MAX_SWALLOW, Phase, Swallowing, Visit};
+use super::{After, Conversation, MAX_SWALLOW, Phase, Queues, Swallowing, Visit};
 use crate::buffer::{BODY_READ, MAX_INBOX, OUTBOX_FULL, Received};
 use crate::device::{Line, Refusal};
 use crate::ledger::Act;
@@ -155,7 +155,7 @@ impl Conversation {
                     return Ok(Step::Turn(self.line_up(visit, account, line)?));
                 }
                 Asked::Later => {
-                    self.in_queue = true;
+                    self.queues = Queues::Consumer;
                     return Ok(Step::Turn(Next::Rearm(Wait::ReadWrite)));
                 }
                 Asked::Partial => {}
