@@ -168,36 +168,18 @@ impl Conversation {
     fn request(&mut self, visit: &mut Visit<'_>) -> Asked {
         let inbox = &mut visit.desk.inbox;
         let mut looked = inbox.looked;
-        let parsed = head::parse(inbox.bytes(), &mut looked);
-        let (consumed, outcome) = match parsed {
-            Parse::Partial => {
-                inbox.looked = looked;
-                return Asked::Partial;
-            }
+        let asked = match head::parse(inbox.bytes(), &mut looked) {
+            Parse::Partial => Asked::Partial,
             Parse::Invalid(_) if !visit.may_wait => return Asked::Later,
             Parse::Invalid(bad) => {
-                let mut to = visit.answer();
-                (0, to.refuse(bad))
-            }
-            Parse::Complete(head, consumed) if !visit.may_wait => {
-                let mut to = Answer::new(
-                    visit.site,
-                    visit.peer,
-                    visit.ticket,
-                    visit.desk.outbox.buf(),
-                    visit.date,
-                    &visit.desk.ledger,
-                );
-                match to.at_once(&head) {
-                    Some(outcome) => (consumed, outcome),
-                    None => {
-                        inbox.looked = looked;
-                        return Asked::Later;
-                    }
-                }
+                let outcome = visit.answer().refuse(bad);
+                self.follow(outcome);
+                return Asked::Answered;
             }
             Parse::Complete(head, consumed) => {
-                if let Some(swallowing) = Swallowing::of(&head, &inbox.bytes()[..consumed]) {
+                if visit.may_wait
+                    && let Some(swallowing) = Swallowing::of(&head, &inbox.bytes()[..consumed])
+                {
                     inbox.consume(consumed);
                     self.phase = Phase::Swallowing(Box::new(swallowing));
                     return Asked::Answered;
@@ -213,19 +195,26 @@ impl Conversation {
                 );
                 let has_body = head.method != Method::Put
                     && !matches!(head.framing, Framing::None | Framing::Length(0));
-                let outcome = to.request(&head, visit.read_only, arrived, has_body);
-                if let Outcome::Wait(line) = outcome {
-                    // What was found of it is found again.
-                    inbox.looked = looked;
-                    return Asked::Waits(line);
+                let outcome = if visit.may_wait {
+                    Some(to.request(&head, visit.read_only, arrived, has_body))
+                } else {
+                    to.at_once(&head)
+                };
+                match outcome {
+                    None => Asked::Later,
+                    Some(Outcome::Wait(line)) => Asked::Waits(line),
+                    Some(outcome) => {
+                        self.line = to.line;
+                        inbox.consume(consumed);
+                        self.follow(outcome);
+                        return Asked::Answered;
+                    }
                 }
-                self.line = to.line;
-                (consumed, outcome)
             }
         };
-        visit.desk.inbox.consume(consumed);
-        self.follow(outcome);
-        Asked::Answered
+        // What was found of it is found again, or need not be looked for.
+        inbox.looked = looked;
+        asked
     }
 
     /// Goes where an outcome leads.
