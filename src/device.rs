@@ -128,15 +128,13 @@ impl Ticket {
         site: usize,
         name: &[u8],
     ) -> Result<Line, Refusal> {
-        let line = devices.line(site, name);
-        match self.go(devices, line) {
+        match self.enter_at_once(devices, site, name) {
             Err(Refusal::Wait(_)) => {
                 std::thread::yield_now();
-                self.go(devices, line)?;
+                self.enter_at_once(devices, site, name)
             }
-            done => done?,
+            done => done,
         }
-        Ok(line)
     }
 
     /// The same for whoever has no time.

@@ -2,7 +2,7 @@
 //! and what follows the reply.
 
 use super::conditional::{self, Verdict};
-use super::head::{Bad, Framing, Head, Method};
+use super::head::{Bad, Head, Method};
 use super::put::Receiving;
 use super::response::{Date, Reply};
 use super::{After, Status, delete, get, put};
@@ -112,7 +112,7 @@ impl<'a> Answer<'a> {
 
     /// Answers `head` if that takes no disk, from memory. None: nothing was done.
     pub fn at_once(&mut self, head: &Head<'_>) -> Option<Outcome> {
-        if !get::is_plain(head) || !matches!(head.framing, Framing::None | Framing::Length(0)) {
+        if !get::is_plain(head) || !head.framing.is_empty() {
             return None;
         }
         let path = StorePath::parse(head.target).ok()?;

@@ -64,11 +64,7 @@ pub fn at_once(path: &StorePath, to: &mut Answer<'_>) -> Option<Outcome> {
 fn kept_reply(kept: &Kept, to: &mut Answer<'_>) -> Outcome {
     let words = kept.note(|| {
         let now = validators(kept.facts());
-        let about = About {
-            mtime: now.mtime_secs,
-            etag: Some(&now.etag),
-        };
-        response::words(&about, kept.facts().size)
+        response::words(&about(&now), kept.facts().size)
     });
     to.reply().again(words, kept.content());
     to.done()
@@ -81,10 +77,7 @@ fn file_reply(head: &Head<'_>, path: &StorePath, opened: Opened, to: &mut Answer
         is_settled,
     } = opened;
     let now = validators(facts);
-    let about = About {
-        mtime: facts.mtime,
-        etag: Some(&now.etag),
-    };
+    let about = about(&now);
     let wanted = match conditional::evaluate(head, Some(&now)) {
         Verdict::Proceed if head.method == Method::Get => head.range,
         Verdict::Proceed | Verdict::ProceedIgnoringRange => None,
@@ -128,6 +121,14 @@ fn file_reply(head: &Head<'_>, path: &StorePath, opened: Opened, to: &mut Answer
             to.out.truncate(start);
             to.cut_short(head, short.err())
         }
+    }
+}
+
+/// What a reply says of such a file.
+fn about(now: &Validators) -> About<'_> {
+    About {
+        mtime: now.mtime_secs,
+        etag: Some(&now.etag),
     }
 }
 

@@ -97,6 +97,13 @@ pub enum Framing {
     Chunked,
 }
 
+impl Framing {
+    /// Whether no body follows.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Framing::None | Framing::Length(0))
+    }
+}
+
 /// `Content-Range: bytes first-last/total` of a PUT; `first <= last`, `last < total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContentRange {

@@ -58,7 +58,7 @@ pub struct Visit<'a> {
     pub date: &'a mut Date,
     /// Whether a disk may be waited for. If not, what needs one is not begun:
     /// one request is answered at most, from memory, and the rest is left to
-    /// [`Wait::ReadWrite`], that is to a turn at once in which it may.
+    /// `Wait::ReadWrite`, that is to a turn at once in which it may.
     pub may_wait: bool,
 }
 

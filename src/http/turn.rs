@@ -3,7 +3,7 @@
 
 use super::answer::{self, Answer, Outcome};
 use super::get::Sends;
-use super::head::{self, Framing, Method, Parse};
+use super::head::{self, Method, Parse};
 use super::put::Fed;
 use super::{After, Conversation, MAX_SWALLOW, Phase, Queues, Swallowing, Visit};
 use crate::buffer::{BODY_READ, MAX_INBOX, OUTBOX_FULL, Received};
@@ -193,8 +193,7 @@ impl Conversation {
                     visit.date,
                     &visit.desk.ledger,
                 );
-                let has_body = head.method != Method::Put
-                    && !matches!(head.framing, Framing::None | Framing::Length(0));
+                let has_body = head.method != Method::Put && !head.framing.is_empty();
                 let outcome = if visit.may_wait {
                     Some(to.request(&head, visit.read_only, arrived, has_body))
                 } else {

@@ -135,8 +135,7 @@ impl<'a> Notes<'a> {
             head.keep_alive = false;
         }
         head.trailer_md5 &= self.chunked;
-        head.expect_continue =
-            self.expect && !matches!(head.framing, Framing::None | Framing::Length(0));
+        head.expect_continue = self.expect && !head.framing.is_empty();
         if let Some(range) = head.content_range
             && head.framing != Framing::Length(range.last - range.first + 1)
         {
