@@ -43,8 +43,9 @@ static void ask(struct conn *c)
     }
 }
 
-static void turn(struct conn *c, uint32_t events)
+static void turn(void *conn, uint32_t events)
 {
+    struct conn *c = conn;
     if (events & EPOLLOUT) {
         watch(ep, EPOLL_CTL_MOD, c->fd, EPOLLIN, c);
         ask(c);
@@ -90,12 +91,7 @@ int main(int argc, char **argv)
     uint64_t began = now_us(), end = began + (uint64_t)(atof(argv[4]) * 1e6);
     for (int i = 0; i < count; i++)
         begin(&all[i]);
-    while (!is_over && now_us() < end) {
-        struct epoll_event ready[64];
-        int n = epoll_wait(ep, ready, 64, 50);
-        for (int i = 0; i < n; i++)
-            turn(ready[i].data.ptr, ready[i].events);
-    }
+    drive(ep, end, turn);
     printf("RESULT %llu %llu %llu %llu\n", requests, bytes, (unsigned long long)(now_us() - began), errors);
     return 0;
 }

@@ -58,4 +58,15 @@ static int watch(int ep, int how, int fd, uint32_t events, void *who)
     struct epoll_event ev = {.events = events, .data.ptr = who};
     return epoll_ctl(ep, how, fd, &ev);
 }
+
+/* Gives each event to the connection that it is of, until then or until the run is ended. */
+static void drive(int ep, uint64_t end, void (*turn)(void *, uint32_t))
+{
+    while (!is_over && now_us() < end) {
+        struct epoll_event ready[64];
+        int n = epoll_wait(ep, ready, 64, 50);
+        for (int i = 0; i < n; i++)
+            turn(ready[i].data.ptr, ready[i].events);
+    }
+}
 #endif
