@@ -8,16 +8,19 @@
 //! the second time within a while, and leaves when others need its room and it
 //! was not used since the hand came by (second chance).
 
+mod seen;
+
 use super::path::StorePath;
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::clock;
 use crate::sys::file::Facts;
+use seen::Seen;
 use slab::Slab;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::ffi::{CStr, CString};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// A longer file is not kept. Bytes.
@@ -32,11 +35,6 @@ const SHARDS: usize = 16;
 
 /// What a copy takes besides its path, content and note. Bytes, about.
 const OVERHEAD: usize = 450;
-
-/// Of so much room there is a place for one file that was read once, by a hash.
-/// Two files with one place, read in turns, are never kept: it is what a small
-/// copy takes, so that places are no fewer than copies. Bytes.
-const SEEN_PER: usize = 512;
 
 /// What a reader of the file wants to remember with it.
 pub struct Note {
@@ -79,9 +77,7 @@ pub(super) struct Cache {
     /// Bytes that each may hold. 0: nothing is kept.
     room: usize,
     hashing: RandomState,
-    /// Made with the first file that is read.
-    seen: OnceLock<Box<[AtomicU32]>>,
-    places: usize,
+    seen: Seen,
 }
 
 #[derive(Default)]
@@ -135,8 +131,7 @@ impl Cache {
             shards: std::array::from_fn(|_| Mutex::default()),
             room: bytes / SHARDS,
             hashing: RandomState::new(),
-            seen: OnceLock::new(),
-            places: bytes.div_ceil(SEEN_PER),
+            seen: Seen::new(bytes),
         }
     }
 
@@ -173,21 +168,8 @@ impl Cache {
     /// Whether `path` is worth to be kept: it can be, and has been read before,
     /// lately.
     pub(super) fn wants(&self, path: &StorePath, len: u64) -> bool {
-        if len > MAX_KEPT || cost(path.as_c_str(), len as usize) > self.room {
-            return false;
-        }
-        let hash = self.hash(path);
-        let seen = self.seen.get_or_init(|| {
-            let places = std::iter::repeat_with(AtomicU32::default);
-            places.take(self.places).collect()
-        });
-        let place = &seen[hash as usize % seen.len()];
-        let mark = (hash >> 32) as u32;
-        if place.load(Ordering::Relaxed) == mark {
-            return true;
-        }
-        place.store(mark, Ordering::Relaxed);
-        false
+        let fits = len <= MAX_KEPT && cost(path.as_c_str(), len as usize) <= self.room;
+        fits && self.seen.again(self.hash(path))
     }
 
     /// Keeps what was read, in place of what was kept of `path` before.
@@ -328,18 +310,6 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_wanted_the_second_time_unless_many_came_between() {
-        let cache = Cache::new(1 << 20);
-        let wants = |name: &str| cache.wants(&path(name), 1);
-        assert_eq!([wants("a"), wants("a"), wants("a")], [false, true, true]);
-        let place = |name: &str| cache.hash(&path(name)) as usize % cache.places;
-        let mut names = (0..).map(|nr: u32| nr.to_string());
-        let other = names.find(|name| place(name) == place("a"));
-        assert!(!wants(&other.expect("one of 2048")));
-        assert!(!wants("a"));
-    }
-
-    #[test]
     fn what_can_never_be_kept_is_not_wanted() {
         let none = Cache::new(0);
         let small = Cache::new(SHARDS * 1000);
@@ -352,7 +322,7 @@ mod tests {
             (&large, MAX_KEPT, true),
             (&large, MAX_KEPT + 1, false),
         ] {
-            cache.wants(&path("a"), len);
+            assert!(!cache.wants(&path("a"), len), "{len}, the first time");
             assert_eq!(cache.wants(&path("a"), len), is_wanted, "{len}");
         }
         put(&small, "a", &vec![0; room as usize + 1]);
