@@ -80,23 +80,19 @@ fn who_is_stuck_is_told_once_with_what_it_does_and_again_when_it_is_back() {
     server.stop();
 }
 
-/// No disk is left that answers: the replacements of the stuck ones are stuck as well.
-#[test]
-fn when_all_are_stuck_it_is_said() {
-    let Some(disk) = Disk::new("") else {
-        return;
-    };
-    for nr in 1..=6 {
+/// A server of one consumer, and with those who take its place of five: as many as it has devices.
+fn of_one_consumer(disk: &Disk, args: &[&str]) -> Server {
+    for nr in 1..=5 {
         let device = disk.root().join(format!("dev{nr}"));
         std::fs::create_dir_all(&device).unwrap();
         std::fs::write(device.join("file"), "content").unwrap();
     }
-    let server = disk
+    let builder = disk
         .builder()
         .mgmt("127.0.0.1:0")
         .arg("--device-wait=600")
-        .arg("--probe-timeout=600")
-        .start();
+        .arg("--probe-timeout=600");
+    let server = args.iter().fold(builder, |b, arg| b.arg(arg)).start();
     let mut side = Conn::connect(server.mgmt_addr());
     side.send("server aio_threads = 1\r\n");
     assert_eq!(side.read_exactly(2), b"\r\n");
@@ -107,15 +103,33 @@ fn when_all_are_stuck_it_is_said() {
         server.conn().get("/").expect(200, true);
         consumers(worker) == 1
     });
-    let hang = disk.hang(Calls::Opens);
+    server
+}
+
+/// No disk is left that answers: the replacements of the stuck ones are stuck as well. Returns who has asked: each
+/// but the first waited in the queue until the consumer was replaced that the one before it holds.
+fn hold_all(server: &Server) -> Vec<Conn> {
+    let worker = server.worker_pids()[0];
     let mut asked = Vec::new();
     for nr in 1..=5 {
-        asked.push(ask(&server, &format!("/dev{nr}/file")));
+        asked.push(ask(server, &format!("/dev{nr}/file")));
         eventually("one more to be held", PATIENCE, || {
+            assert!(asked.iter().all(Conn::is_silent), "an answer for {nr}");
             let held = held_threads(worker);
             held.iter().filter(|name| name.starts_with("con:")).count() == nr
         });
     }
+    asked
+}
+
+#[test]
+fn when_all_are_stuck_it_is_said() {
+    let Some(disk) = Disk::new("") else {
+        return;
+    };
+    let server = of_one_consumer(&disk, &[]);
+    let hang = disk.hang(Calls::Opens);
+    let mut asked = hold_all(&server);
     let line = server.wait_log("all 5 consumers are stuck: GET /dev", PATIENCE);
     assert!(line.contains("error"), "{line}");
     drop(hang);
@@ -123,6 +137,58 @@ fn when_all_are_stuck_it_is_said() {
         conn.response().expect(200, true);
     }
     server.conn().get("/dev1/file").expect(200, true);
+    server.stop();
+}
+
+/// Its client has said all that it has to say: --head-timeout is about those who have not.
+#[test]
+fn a_whole_request_waits_for_a_consumer_however_long() {
+    let Some(disk) = Disk::new("") else {
+        return;
+    };
+    // who is accepted has spoken: the acceptor finds a request, and leaves it to the consumers
+    let server = of_one_consumer(&disk, &["--defer-accept=1", "--head-timeout=0.3"]);
+    let hang = disk.hang(Calls::Opens);
+    let asked = hold_all(&server);
+    let requests = [
+        ("GET / HTTP/1.1\r\nHost: t\r\n\r\n", 200),
+        (
+            "PUT /dev1/new HTTP/1.1\r\nHost: t\r\nContent-Length: 3\r\n\r\nnew",
+            201,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: t\r\nContent-Length: 3\r\n\r\nabc",
+            200,
+        ),
+        ("no request at all\r\n\r\n", 400),
+    ];
+    let mut whole = Vec::new();
+    for (request, status) in requests {
+        let mut conn = server.conn();
+        conn.send(request);
+        // by the acceptor: there is nobody else
+        conn.settle();
+        whole.push((conn, status));
+    }
+    // the sweep that ends the second one has come after that which has looked at all others when they were late
+    for _ in 0..2 {
+        let mut half = server.conn();
+        half.send("GET / HTTP/1.1\r\nHos");
+        half.response().expect(408, false);
+        half.expect_closed();
+    }
+    for (conn, status) in &whole {
+        assert!(conn.is_silent(), "what is to become {status}");
+    }
+    assert!(asked.iter().all(Conn::is_silent));
+    drop(hang);
+    for mut conn in asked {
+        conn.response().expect(200, true);
+    }
+    for (mut conn, status) in whole {
+        assert_eq!(conn.response().status, status);
+    }
+    assert_eq!(server.read("dev1/new").as_deref(), Some(&b"new"[..]));
     server.stop();
 }
 
