@@ -1,6 +1,7 @@
-//! A consumer's ledger: what it is about, since when, and what it has done so
-//! far. Its owner alone writes it, without a lock and without waiting; the
-//! housekeeper reads it, also when the owner has not come back from a disk.
+//! The ledger of a consumer or an acceptor: what it is about, since when, and
+//! what it has done so far. Its owner alone writes it, without a lock and
+//! without waiting; the housekeeper reads it, also when the owner has not come
+//! back from a disk.
 
 use crate::sys::clock::Tick;
 use crate::sys::thread::Thread;
@@ -10,7 +11,29 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a consumer does in a client's turn. All but the first may wait for
+/// Whose a ledger is, by its number among its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Who {
+    Consumer(usize),
+    Acceptor(usize),
+}
+
+impl Who {
+    pub fn is_consumer(self) -> bool {
+        matches!(self, Who::Consumer(_))
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Who::Consumer(nr) => write!(f, "consumer {nr}"),
+            Who::Acceptor(nr) => write!(f, "acceptor {nr}"),
+        }
+    }
+}
+
+/// What its owner does in a client's turn. All but the first may wait for
 /// a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -115,20 +138,20 @@ pub struct Ledger {
     digested: AtomicU64,
     /// Verb and path.
     subject: [AtomicU64; text::WORDS],
-    /// The owner, by its number among the consumers, and by the system's.
-    nr: usize,
+    /// The owner, by our number and by the system's.
+    who: Who,
     owner: OnceLock<Thread>,
 }
 
 impl Default for Ledger {
     fn default() -> Ledger {
-        Ledger::new(0)
+        Ledger::new(Who::Consumer(0))
     }
 }
 
 impl Ledger {
-    /// For the consumer of this number.
-    pub fn new(nr: usize) -> Ledger {
+    /// That of a thread that will take it.
+    pub fn new(who: Who) -> Ledger {
         Ledger {
             entry: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -136,7 +159,7 @@ impl Ledger {
             sent: AtomicU64::new(0),
             digested: AtomicU64::new(0),
             subject: from_fn(|_| AtomicU64::new(0)),
-            nr,
+            who,
             owner: OnceLock::new(),
         }
     }
@@ -164,6 +187,13 @@ impl Ledger {
     pub fn about(&self, subject: &[&[u8]], act: Act) {
         Text(&self.subject).set(subject);
         self.set(Entry::new(act, Tick::now(), HAS_SUBJECT));
+    }
+
+    /// The same, at once: without another look at the clock. For a turn of one
+    /// request.
+    pub fn then_about(&self, subject: &[&[u8]], act: Act) {
+        Text(&self.subject).set(subject);
+        self.set(Entry::new(act, self.entry().since(), HAS_SUBJECT));
     }
 
     /// The same subject, the next act; or the next step of the same.
@@ -209,9 +239,9 @@ impl Ledger {
         }
     }
 
-    /// The owner's number among the consumers.
-    pub fn nr(&self) -> usize {
-        self.nr
+    /// Whose it is.
+    pub fn who(&self) -> Who {
+        self.who
     }
 
     /// What the owner does now.
@@ -241,7 +271,7 @@ fn add(counter: &AtomicU64, n: usize) {
     counter.store(sum, Ordering::Relaxed);
 }
 
-/// What a consumer is about: `GET /dev1/file, open`.
+/// What somebody is about: `GET /dev1/file, open`.
 pub struct Told {
     act: Act,
     subject: Option<Vec<u8>>,
@@ -267,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_turn_and_what_it_is_about() {
-        let ledger = Ledger::new(7);
+        let ledger = Ledger::new(Who::Consumer(7));
         assert_eq!(ledger.entry().lasts(Tick::now()), None);
         assert_eq!(told(&ledger), "-");
         ledger.begin(monotonic_ns());
@@ -305,6 +335,17 @@ mod tests {
                 .lasts(Tick::now())
                 .is_some_and(|ms| ms < 4900)
         );
+    }
+
+    #[test]
+    fn what_begins_at_once_lasts_from_the_turn_on() {
+        let ledger = Ledger::new(Who::Acceptor(0));
+        ledger.begin(monotonic_ns() - 5_000_000_000);
+        let begun = ledger.entry().since();
+        ledger.then_about(&[b"GET ", b"/dev1/a"], Act::Open);
+        assert_eq!(told(&ledger), "GET /dev1/a, open");
+        assert_eq!(ledger.entry().since(), begun);
+        assert_eq!(ledger.who().to_string(), "acceptor 0");
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct Answer<'a> {
     pub keep_alive: bool,
     /// The device that was entered.
     pub line: Option<Line>,
-    /// The consumer's: what it does in the device.
+    /// Of whoever answers: what it does in the device.
     pub ledger: &'a Ledger,
     peer: &'a Peer,
     ticket: &'a mut Ticket,
@@ -121,6 +121,9 @@ impl<'a> Answer<'a> {
         let line = self.ticket.enter_at_once(devices, nr, path.device());
         self.line = Some(line.ok()?);
         self.keep_alive &= head.keep_alive;
+        // The kernel refuses where it would have to wait; should it wait
+        // nevertheless, the log has what for.
+        self.ledger.then_about(&subject(head), Act::Open);
         let outcome = get::at_once(&path, self);
         if outcome.is_none() {
             self.ticket.leave();
@@ -141,8 +144,7 @@ impl<'a> Answer<'a> {
             Method::Delete => Act::Remove,
             _ => Act::Open,
         };
-        let verb = head.method.name().as_bytes();
-        self.ledger.about(&[verb, b" ", head.target], act);
+        self.ledger.about(&subject(head), act);
     }
 
     /// No place in the device, now or ever.
@@ -293,6 +295,11 @@ impl<'a> Answer<'a> {
             path.display()
         ));
     }
+}
+
+/// What a request is about, for the ledger.
+fn subject<'a>(head: &Head<'a>) -> [&'a [u8]; 3] {
+    [head.method.name().as_bytes(), b" ", head.target]
 }
 
 /// What HTTP says of an errno: the one table.

@@ -53,14 +53,11 @@ impl Crew {
     pub(super) fn say_survivors(&self, waited: Duration) {
         let now = Tick::now();
         let mut lines: Vec<String> = Vec::new();
-        for ledger in self.pool.ledgers() {
+        for ledger in self.pool.ledgers().into_iter().chain(&self.doormen) {
             let entry = ledger.entry();
             if let Some(told) = ledger.tell(entry) {
                 let seconds = f64::from(entry.lasts(now).unwrap_or_default()) / 1000.0;
-                lines.push(format!(
-                    "consumer {}: {told}, for {seconds:.1} s",
-                    ledger.nr()
-                ));
+                lines.push(format!("{}: {told}, for {seconds:.1} s", ledger.who()));
             }
         }
         self.work.queue.retain(|client| {

@@ -8,7 +8,7 @@ use super::watchers::Watchers;
 use crate::buffer::Desk;
 use crate::device::{Devices, Ticket};
 use crate::http::response::Date;
-use crate::ledger::{Act, Ledger, Totals};
+use crate::ledger::{Act, Ledger, Totals, Who};
 use crate::mgmt::Detached;
 use crate::queue::{Next, Queue, Turn, Woken};
 use crate::site::Site;
@@ -191,7 +191,7 @@ impl Pool {
 
     fn add(&mut self) -> io::Result<()> {
         let (work, size, nr) = (self.work.clone(), Arc::clone(&self.size), self.next);
-        let ledger = Arc::new(Ledger::new(nr));
+        let ledger = Arc::new(Ledger::new(Who::Consumer(nr)));
         let theirs = Arc::clone(&ledger);
         let thread = std::thread::Builder::new()
             .name(format!("con:{nr}"))

@@ -21,7 +21,7 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::device::Devices;
 use crate::health;
-use crate::ledger::{Ledger, Totals};
+use crate::ledger::{Ledger, Totals, Who};
 use crate::queue::Queue;
 use crate::scoreboard::{Scoreboard, Slot, State};
 use crate::site::Site;
@@ -139,7 +139,7 @@ impl Crew {
             .into_iter()
             .enumerate()
             .map(|(nr, door)| {
-                let ledger = Arc::new(Ledger::new(nr));
+                let ledger = Arc::new(Ledger::new(Who::Acceptor(nr)));
                 self.doormen.push(Arc::clone(&ledger));
                 Acceptor::start(nr, door, work, ledger, spare_cores, &ready)
             })
@@ -166,7 +166,9 @@ impl Crew {
                 log::error!("consumers: pthread_create: {e}");
             }
         }
-        self.stuck_for = self.stuck.look(now, &self.pool.ledgers());
+        let mut ledgers = self.pool.ledgers();
+        ledgers.extend(&self.doormen);
+        self.stuck_for = self.stuck.look(now, &ledgers);
     }
 
     /// The sweep over parked clients: who has waited too long goes.

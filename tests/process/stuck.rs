@@ -1,10 +1,11 @@
-//! Consumers that do not come back from a disk: what is told of them, and what becomes of a drain.
+//! Who does not come back from a disk, consumer or acceptor: what is told of them, and what becomes of a drain.
 
 use std::time::{Duration, Instant};
 
 use super::facts;
 use crate::harness::hang::{Calls, Disk, held_threads};
 use crate::harness::{Conn, PATIENCE, Server, eventually, pattern};
+use crate::http::fresh::wait_until_old;
 
 /// After this a call counts as stuck.
 const STUCK: Duration = Duration::from_secs(1);
@@ -77,6 +78,49 @@ fn who_is_stuck_is_told_once_with_what_it_does_and_again_when_it_is_back() {
     drop(hang);
     reader.response().expect(200, true);
     long.response().expect(200, true);
+    server.stop();
+}
+
+/// The kernel answers an acceptor from memory or not at all. The library knows no difference: it holds both.
+#[test]
+fn an_acceptor_that_is_stuck_is_told_as_well() {
+    let Some(disk) = Disk::new("dev1") else {
+        return;
+    };
+    // who is accepted has spoken: the acceptor finds a request for what is in memory
+    let server = disk
+        .builder()
+        .http_get("127.0.0.1:0")
+        .arg("--defer-accept=1")
+        .arg("--device-wait=600")
+        .arg("--probe-timeout=600")
+        .start();
+    let path = server.write("dev1/f le", "content");
+    wait_until_old(&path);
+    for _ in 0..3 {
+        server.conn().get("/dev1/f%20le").expect(200, true);
+    }
+    let worker = server.worker_pids()[0];
+    let hang = disk.hang(Calls::Opens);
+    let mut reader = ask(&server, "/dev1/f%20le");
+    eventually("an acceptor to be held", PATIENCE, || {
+        held_threads(worker)
+            .iter()
+            .any(|name| name.starts_with("acc:"))
+    });
+    let line = server.wait_log("GET /dev1/f%20le, open;", PATIENCE);
+    assert!(line.contains("acceptor ") && line.contains("is stuck for "));
+    // it has no client but this one, and its neighbour serves
+    let mut other = Conn::connect(server.get_addr());
+    other.get("/").expect(200, true);
+    drop(hang);
+    assert_eq!(reader.response().expect(200, true).body, b"content");
+    let line = server.wait_log("has come back after", PATIENCE);
+    assert!(line.contains("acceptor ") && line.contains("GET /dev1/f%20le, open"));
+    let log = server.log();
+    assert_eq!(lines(&log, "consumer").len(), 0, "{log:#?}");
+    // a stop would wait for them to say something
+    drop((reader, other));
     server.stop();
 }
 
