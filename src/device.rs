@@ -13,6 +13,7 @@ use crate::closer::Closer;
 use crate::lane::{Hanging, Lanes};
 use crate::queue::{Queue, Token};
 use crate::scoreboard::{Device, Name, Scoreboard};
+use crate::seats::Seat;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sys::clock::Tick;
@@ -98,16 +99,33 @@ pub struct Pass {
     serial: u64,
     /// It came from the line, and no consumer has its client yet.
     is_new: bool,
+    /// Who had it has waited, and could not know it before.
+    has_waited: bool,
 }
 
-/// What a client holds of the devices in its turn.
+/// What a consumer holds in a turn: its seat, and what its client has of the
+/// devices.
 #[derive(Default)]
 pub struct Ticket {
+    seat: Seat,
     pass: Option<Pass>,
     too_late: bool,
 }
 
 impl Ticket {
+    /// For a consumer's turns.
+    pub fn new(seat: Seat) -> Ticket {
+        Ticket {
+            seat,
+            ..Ticket::default()
+        }
+    }
+
+    /// The consumer's.
+    pub fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
     /// The client was called from its line, and has its turn now.
     pub fn receive(&mut self, call: Call) {
         match call {
@@ -164,18 +182,31 @@ impl Ticket {
         if std::mem::take(&mut self.too_late) {
             return Err(Refusal::TooLate);
         }
-        if let Some(pass) = self.pass.as_mut().filter(|pass| pass.lane == line.lane()) {
-            pass.begin();
-            return Ok(());
+        let is_slow = match self.pass.as_mut().filter(|pass| pass.lane == line.lane()) {
+            Some(pass) => pass.begin(),
+            None => {
+                self.give_back();
+                let (pass, is_slow) = devices.enter(line)?;
+                self.pass = Some(pass);
+                is_slow
+            }
+        };
+        if is_slow {
+            self.seat.meets_slow();
         }
-        self.leave();
-        self.pass = Some(devices.enter(line)?);
         Ok(())
     }
 
     /// The turn is over, or goes elsewhere.
     pub fn leave(&mut self) {
-        self.pass = None;
+        self.too_late = false;
+        self.give_back();
+    }
+
+    fn give_back(&mut self) {
+        if let Some(mut pass) = self.pass.take() {
+            pass.has_waited = self.seat.has_waited();
+        }
     }
 }
 
@@ -221,13 +252,16 @@ impl Devices {
             .is_some_and(|row| self.board.row(row).state() == Device::Dead)
     }
 
-    fn enter(self: &Arc<Self>, line: Line) -> Result<Pass, Refusal> {
+    /// A pass, and whether the device is slow, lately.
+    fn enter(self: &Arc<Self>, line: Line) -> Result<(Pass, bool), Refusal> {
         if self.is_dead(line.lane()) {
             return Err(Refusal::Dead);
         }
         let mut table = self.table.lock();
         if table.lanes.waiting_for(line.lane()) == 0 && table.lanes.has_room(line.lane()) {
-            return Ok(self.pass(&mut table, line.lane(), Some(Tick::now())));
+            let now = Tick::now();
+            let is_slow = table.lanes.is_slow(line.lane(), now);
+            return Ok((self.pass(&mut table, line.lane(), Some(now)), is_slow));
         }
         Err(if !line.begun && table.lanes.is_full(line.lane()) {
             Refusal::Full(line)
@@ -334,30 +368,33 @@ impl Devices {
             lane,
             serial: table.lanes.let_in(lane, since),
             is_new: since.is_none(),
+            has_waited: false,
         }
     }
 
-    fn leave(self: &Arc<Self>, lane: u32, serial: u64) {
+    fn leave(self: &Arc<Self>, lane: u32, serial: u64, has_waited: bool) {
         let mut table = self.table.lock();
-        table.lanes.let_out(lane, serial);
+        table.lanes.let_out(lane, serial, has_waited);
         self.call_in(&mut table);
     }
 }
 
 impl Pass {
-    /// A consumer has its client now.
-    fn begin(&mut self) {
+    /// A consumer has its client now. Whether the device is slow, lately.
+    fn begin(&mut self) -> bool {
         if !std::mem::take(&mut self.is_new) {
-            return;
+            return false;
         }
+        let now = Tick::now();
         let mut table = self.devices.table.lock();
-        table.lanes.begin(self.lane, self.serial);
+        table.lanes.begin(self.lane, self.serial, now);
+        table.lanes.is_slow(self.lane, now)
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.devices.leave(self.lane, self.serial);
+        self.devices.leave(self.lane, self.serial, self.has_waited);
     }
 }
 

@@ -22,6 +22,10 @@ const HANGS_MS: u32 = 1000;
 /// comes at once to a healthy disk is served.
 const LINE: usize = 128;
 
+/// A device in which a consumer has waited without knowing it before is slow for
+/// so long. Milliseconds.
+const SLOW_MS: u32 = 200;
+
 /// Lost consumers are replaced by this many times the number of all at most.
 /// Those beyond weigh on all devices again.
 const MOST_LOST: usize = 4;
@@ -34,6 +38,8 @@ struct Lane {
     lost: usize,
     /// When that was last told.
     told: Option<Tick>,
+    /// When one has left it last who had waited, and could not know it before.
+    slow: Option<Tick>,
 }
 
 impl Lane {
@@ -134,15 +140,29 @@ impl Lanes {
     }
 
     /// Who was called is inside from now on, by this thread.
-    pub fn begin(&mut self, lane: u32, serial: u64) {
+    pub fn begin(&mut self, lane: u32, serial: u64, now: Tick) {
         let inside = &mut self.lane(lane).inside;
         if let Some(visitor) = inside.iter_mut().find(|v| v.serial == serial) {
-            visitor.since = Some((Tick::now(), Thread::this()));
+            visitor.since = Some((now, Thread::this()));
         }
     }
 
-    pub fn let_out(&mut self, lane: u32, serial: u64) {
+    /// Whether who enters now may well wait there.
+    pub fn is_slow(&mut self, lane: u32, now: Tick) -> bool {
+        let lane = self.lane(lane);
+        let is_slow = lane.slow.is_some_and(|slow| now.since(slow) < SLOW_MS);
+        if !is_slow {
+            lane.slow = None;
+        }
+        is_slow
+    }
+
+    /// `has_waited`: see [`Lanes::is_slow`].
+    pub fn let_out(&mut self, lane: u32, serial: u64, has_waited: bool) {
         let place = self.lane(lane);
+        if has_waited {
+            place.slow = Some(Tick::now());
+        }
         let Some(at) = place.inside.iter().position(|v| v.serial == serial) else {
             return;
         };
@@ -347,9 +367,9 @@ mod tests {
         assert_eq!(inside(&mut lanes, 0..2), [5, 5]);
         // It comes back: its device has room for another.
         let serial = lanes.lanes[0].inside[0].serial;
-        lanes.let_out(0, serial);
+        lanes.let_out(0, serial, false);
         assert_eq!((lanes.lost, lanes.inside), (4, 9));
-        lanes.let_out(0, serial);
+        lanes.let_out(0, serial, false);
         assert_eq!(lanes.inside, 9, "once");
     }
 

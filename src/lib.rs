@@ -42,6 +42,7 @@ pub mod channel;
 pub mod ledger;
 pub mod log;
 pub mod scoreboard;
+pub mod seats;
 mod text;
 
 #[expect(unsafe_code, reason = "the fence: see sys/mod.rs")]

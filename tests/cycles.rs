@@ -81,7 +81,7 @@ impl Stage {
         let run = self.docroot.path().to_owned();
         let (master, board) = (Arc::clone(&self.master), self.board.clone());
         let site = Site::new(0, store, timeouts, Arc::clone(&devices), board, master);
-        let mut crew = Crew::start(vec![site], devices, run, 3, 100).expect("threads");
+        let mut crew = Crew::start(vec![site], devices, run, 3, 1, 100).expect("threads");
         crew.open(vec![door], false).expect("acceptors");
         crew
     }

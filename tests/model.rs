@@ -1,7 +1,7 @@
 //! A model check of what is hard to test by running it: the hand-over of clients between the queue and its
-//! consumers, the lines before devices, the gate, and the stop of an acceptor. shuttle runs each scenario under thousands of schedules.
+//! consumers, the lines before devices, the gate, the seats, and the stop of an acceptor. shuttle runs each scenario under thousands of schedules.
 //!
-//! `src/queue.rs`, `src/device.rs` and `src/worker/gate.rs` are the real ones, mounted at the root of this crate. What they import
+//! `src/queue.rs`, `src/device.rs`, `src/seats.rs` and `src/worker/gate.rs` are the real ones, mounted at the root of this crate. What they import
 //! from `crate::sync` and `crate::sys` is made here: shuttle's locks and atomics, a clock that moves when the
 //! scenario says so, and a kernel in memory. Timeouts never fire unless a scenario lets time pass, so that a lost
 //! wake-up is a deadlock, which shuttle reports with the schedule that led to it.
@@ -17,11 +17,12 @@ mod model {
     mod echo;
     mod gate;
     mod hand_over;
+    mod seats;
     mod stop;
 }
 
 mod sync {
-    pub use crate::model::sync::{Condvar, Mutex};
+    pub use crate::model::sync::{Condvar, Mutex, MutexGuard};
     pub use shuttle::sync::atomic;
 }
 
@@ -72,6 +73,13 @@ mod device;
 )]
 #[path = "../src/lane.rs"]
 mod lane;
+
+#[allow(
+    dead_code,
+    reason = "the real file; the scenarios need not use all of it"
+)]
+#[path = "../src/seats.rs"]
+mod seats;
 
 use model::scoreboard;
 

@@ -7,7 +7,7 @@ use std::process::Command;
 
 /// Who may know whom: a noun, and the nouns that it may name behind `crate::`. A noun stands below all that name it,
 /// so that the arrows point one way; a new edge is a decision, and is written down here.
-const MAY_KNOW: [(&str, &[&str]); 26] = [
+const MAY_KNOW: [(&str, &[&str]); 27] = [
     ("sys", &[]),
     ("sync", &[]),
     ("text", &[]),
@@ -18,7 +18,9 @@ const MAY_KNOW: [(&str, &[&str]); 26] = [
     ("channel", &["sys"]),
     ("scoreboard", &["sys", "text"]),
     ("queue", &["sync", "sys"]),
-    ("store", &["sync", "sys"]),
+    // Who waits for clients; a disk that makes its visitor wait is told by whoever asks it.
+    ("seats", &["sync", "sys"]),
+    ("store", &["seats", "sync", "sys"]),
     ("listener", &["sys"]),
     ("pidfile", &["sys"]),
     // Who may enter a disk: it is told by the queue's tokens whom to call, and by the scoreboard who is dead.
@@ -26,7 +28,15 @@ const MAY_KNOW: [(&str, &[&str]); 26] = [
     ("lane", &["queue", "sys"]),
     (
         "device",
-        &["closer", "lane", "queue", "scoreboard", "sync", "sys"],
+        &[
+            "closer",
+            "lane",
+            "queue",
+            "scoreboard",
+            "seats",
+            "sync",
+            "sys",
+        ],
     ),
     // Knobs are made of the types of those whom they set, and are checked against their limits.
     ("config", &["listener", "scoreboard", "store"]),
@@ -42,7 +52,7 @@ const MAY_KNOW: [(&str, &[&str]); 26] = [
     (
         "http",
         &[
-            "buffer", "device", "ledger", "log", "queue", "site", "store", "sys",
+            "buffer", "device", "ledger", "log", "queue", "seats", "site", "store", "sys",
         ],
     ),
     (
@@ -55,6 +65,7 @@ const MAY_KNOW: [(&str, &[&str]); 26] = [
             "log",
             "queue",
             "scoreboard",
+            "seats",
             "site",
             "store",
             "sys",
@@ -86,6 +97,7 @@ const MAY_KNOW: [(&str, &[&str]); 26] = [
             "mgmt",
             "queue",
             "scoreboard",
+            "seats",
             "site",
             "store",
             "sync",

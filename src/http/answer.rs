@@ -8,6 +8,7 @@ use super::response::{Date, Reply};
 use super::{After, Status, delete, get, put};
 use crate::device::{Line, Refusal as Refused, Ticket};
 use crate::ledger::{Act, Ledger};
+use crate::seats::Seat;
 use crate::site::Site;
 use crate::store::path::{Refusal, StorePath};
 use crate::sys::clock;
@@ -131,6 +132,16 @@ impl<'a> Answer<'a> {
         outcome
     }
 
+    /// The consumer's, which is to know what may wait.
+    pub fn seat(&self) -> &Seat {
+        self.ticket.seat()
+    }
+
+    /// The same, and where what is read goes.
+    pub fn reads(&mut self) -> (&Seat, &mut Vec<u8>) {
+        (self.ticket.seat(), self.out)
+    }
+
     fn enter(&mut self, path: &StorePath) -> Result<(), Refused> {
         let site = self.site;
         let line = self.ticket.enter(&site.devices, site.nr, path.device())?;
@@ -162,7 +173,7 @@ impl<'a> Answer<'a> {
         if !conditional::binds_writes(head) {
             return false;
         }
-        let now = self.site.store.read(path).ok();
+        let now = self.site.store.read(path, self.seat()).ok();
         let now = now.map(|opened| get::validators(&opened.facts));
         conditional::evaluate(head, now.as_ref()) == Verdict::PreconditionFailed
     }

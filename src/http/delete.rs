@@ -10,7 +10,7 @@ pub fn answer(head: &Head<'_>, path: &StorePath, to: &mut Answer<'_>) -> Outcome
     if to.forbids_write(head, path) {
         return to.bare(Status::PreconditionFailed);
     }
-    match to.site.store.delete(path) {
+    match to.site.store.delete(path, to.seat()) {
         Ok(()) => to.bare(Status::NoContent),
         Err(e) if is_directory(&e) => to.bare(Status::Forbidden),
         Err(e) => to.failed(head.method, path, &e),

@@ -7,6 +7,7 @@ use super::response::{self, About, Content, part_head, parts_end};
 use super::{Answer, Outcome, Status};
 use crate::buffer::Outbox;
 use crate::ledger::Act;
+use crate::seats::Seat;
 use crate::store::cache::Kept;
 use crate::store::download::{Download, Sent};
 use crate::store::path::StorePath;
@@ -35,9 +36,9 @@ pub fn answer(head: &Head<'_>, path: &StorePath, to: &mut Answer<'_>) -> Outcome
         return to.done();
     }
     let found = if is_plain(head) {
-        to.site.store.find(path)
+        to.site.store.find(path, to.seat())
     } else {
-        to.site.store.read(path).map(Found::File)
+        to.site.store.read(path, to.seat()).map(Found::File)
     };
     match found {
         Ok(Found::Kept(kept)) => kept_reply(&kept, to),
@@ -108,7 +109,8 @@ fn file_reply(head: &Head<'_>, path: &StorePath, opened: Opened, to: &mut Answer
     }
     to.ledger.then(Act::Read);
     let begin = to.out.len();
-    match download.read_into(to.out, span.first(), span.len() as usize) {
+    let (seat, out) = to.reads();
+    match download.read_into(out, span.first(), span.len() as usize, seat) {
         Ok(n) if n as u64 == span.len() => {
             if is_settled && span.len() == facts.size {
                 let content = &to.out[begin..];
@@ -240,6 +242,7 @@ impl Sending {
         socket: BorrowedFd<'_>,
         outbox: &mut Outbox,
         sent: &mut usize,
+        seat: &Seat,
     ) -> io::Result<Sends> {
         loop {
             let waiting = outbox.len();
@@ -253,7 +256,7 @@ impl Sending {
                 if share == 0 {
                     return Ok(Sends::Turn);
                 }
-                match self.download.send(socket, self.offset, share)? {
+                match self.download.send(socket, self.offset, share, seat)? {
                     Sent::Bytes(n) => {
                         *sent += n;
                         self.offset += n as u64;

@@ -82,8 +82,8 @@ pub fn begin(head: &Head<'_>, path: &StorePath, arrived: u64, to: &mut Answer<'_
     };
     let store = &to.site.store;
     let upload = match &head.content_range {
-        Some(range) => store.upload_in_place(path, range.first),
-        None => store.upload(path, comes),
+        Some(range) => store.upload_in_place(path, range.first, to.seat()),
+        None => store.upload(path, comes, to.seat()),
     };
     match upload {
         Ok(upload) => {
@@ -146,7 +146,7 @@ impl Receiving {
             to.note(Method::Put, upload.path(), "its Content-MD5 does not match");
             return to.bare(Status::BadRequest);
         }
-        match upload.commit(&to.site.store) {
+        match upload.commit(&to.site.store, to.seat()) {
             Ok(()) => to.bare(Status::Created),
             Err((path, e)) => to.failed(Method::Put, &path, &e),
         }

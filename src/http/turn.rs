@@ -279,6 +279,7 @@ impl Conversation {
             account.progress = true;
         }
         visit.desk.ledger.go(Act::Write);
+        visit.ticket.seat().may_wait();
         // An empty body is complete before a byte has come.
         let fed = receiving.feed(visit.desk.inbox.bytes());
         if let Fed::More(n) = fed {
@@ -322,7 +323,12 @@ impl Conversation {
         };
         let before = account.sent;
         visit.desk.ledger.go(Act::Read);
-        let sends = sending.turn(visit.socket, &mut visit.desk.outbox, &mut account.sent);
+        let sends = sending.turn(
+            visit.socket,
+            &mut visit.desk.outbox,
+            &mut account.sent,
+            visit.ticket.seat(),
+        );
         visit.desk.ledger.sent(account.sent - before);
         account.progress |= account.sent > before;
         Ok(match sends? {

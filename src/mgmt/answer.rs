@@ -94,7 +94,7 @@ impl Answer<'_> {
                 self.note("size", target, refused.why());
                 None
             }
-            Ok(_) => match self.site.store.facts(&target.path) {
+            Ok(_) => match self.site.store.facts(&target.path, self.ticket.seat()) {
                 Ok(facts) => Some(facts),
                 Err(e) => {
                     self.note_failure("size", target, &e);
@@ -118,7 +118,7 @@ impl Answer<'_> {
             }
             Ok(line) => line,
         };
-        let (file, facts) = match self.site.store.read(&target.path) {
+        let (file, facts) = match self.site.store.read(&target.path, self.ticket.seat()) {
             Ok(opened) => (opened.file, opened.facts),
             Err(e) => {
                 self.note_failure(algorithm.name(), target, &e);
@@ -134,7 +134,7 @@ impl Answer<'_> {
         if waits {
             return Did::Queue(Box::new(job));
         }
-        match job.slice(self.reads, self.out, self.ledger) {
+        match job.slice(self.reads, self.out, self.ledger, self.ticket.seat()) {
             Slice::Done => Did::Answered,
             Slice::More => Did::Digest(Box::new(job)),
         }

@@ -3,6 +3,7 @@
 use super::command::Algorithm;
 use crate::device::Line;
 use crate::ledger::{Act, Ledger};
+use crate::seats::Seat;
 use crate::store::download::Download;
 use crate::sys::clock::Tick;
 use crate::sys::file::Facts;
@@ -77,7 +78,15 @@ impl Job {
 
     /// Reads on until `left`, which it lessens, is 0; it makes it 0 when the
     /// slice's time is over. The reply goes behind the end of `out`.
-    pub fn slice(&mut self, left: &mut u64, out: &mut Vec<u8>, ledger: &Ledger) -> Slice {
+    pub fn slice(
+        &mut self,
+        left: &mut u64,
+        out: &mut Vec<u8>,
+        ledger: &Ledger,
+        seat: &Seat,
+    ) -> Slice {
+        // For a core, if not for the disk.
+        seat.will_wait();
         self.read(left, out, ledger, || {})
     }
 
@@ -91,10 +100,11 @@ impl Job {
     ) -> Slice {
         let mut bytes = Vec::with_capacity(READ);
         let start = Tick::now();
+        let nobody = Seat::default();
         while *left > 0 {
             bytes.clear();
             ledger.go(Act::Digest);
-            match self.file.read_into(&mut bytes, self.offset, READ) {
+            match self.file.read_into(&mut bytes, self.offset, READ, &nobody) {
                 Ok(n) => {
                     match &mut self.sum {
                         Sum::Md5(sum) => sum.update(&bytes),

@@ -165,7 +165,8 @@ impl Conversation {
                 Ok(()) => {
                     let ledger = &visit.desk.ledger;
                     job.enters(ledger);
-                    if job.slice(&mut account.reads, out, ledger) == Slice::More {
+                    let seat = visit.ticket.seat();
+                    if job.slice(&mut account.reads, out, ledger, seat) == Slice::More {
                         self.phase = Phase::Digesting(job);
                     }
                     Step::On

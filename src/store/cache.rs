@@ -135,6 +135,11 @@ impl Cache {
         }
     }
 
+    /// Whether anything is ever kept.
+    pub(super) fn has_room(&self) -> bool {
+        self.room > 0
+    }
+
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
         self.shards[(hash >> 32) as usize % SHARDS].lock()
     }

@@ -1,6 +1,7 @@
 //! A file on its way to a client.
 
-use crate::sys::{file, sendfile};
+use crate::seats::Seat;
+use crate::sys::{cached, file, sendfile};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,6 +18,9 @@ pub struct Download {
     /// sendfile said that it cannot (some FUSE filesystems): copy instead.
     copies: bool,
 }
+
+/// A way to read into a buffer, behind its end.
+type Read = fn(BorrowedFd<'_>, &mut Vec<u8>, usize, u64) -> io::Result<usize>;
 
 /// What one send did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +50,19 @@ impl Download {
     }
 
     /// Sends up to `max` bytes from `offset`, without copying where possible.
-    pub fn send(&mut self, socket: BorrowedFd<'_>, offset: u64, max: usize) -> io::Result<Sent> {
+    pub fn send(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        offset: u64,
+        max: usize,
+        seat: &Seat,
+    ) -> io::Result<Sent> {
         if !self.copies {
+            if !seat.asks() || self.is_in_memory(offset) {
+                seat.should_not_wait();
+            } else {
+                seat.will_wait();
+            }
             match sendfile::sendfile(socket, self.file.as_fd(), offset, max) {
                 Ok(0) => return Ok(Sent::Short),
                 Ok(n) => return Ok(Sent::Bytes(n)),
@@ -59,12 +74,25 @@ impl Download {
                 Err(e) => return Err(e),
             }
         }
-        self.copy(socket, offset, max)
+        self.copy(socket, offset, max, seat)
     }
 
-    fn copy(&self, socket: BorrowedFd<'_>, offset: u64, max: usize) -> io::Result<Sent> {
+    /// What the kernel says of the byte there, which is all that can be asked.
+    /// False also where it does not know.
+    fn is_in_memory(&self, offset: u64) -> bool {
+        let mut byte = Vec::with_capacity(1);
+        cached::pread_append(self.file.as_fd(), &mut byte, 1, offset).is_ok()
+    }
+
+    fn copy(
+        &self,
+        socket: BorrowedFd<'_>,
+        offset: u64,
+        max: usize,
+        seat: &Seat,
+    ) -> io::Result<Sent> {
         let mut bytes = Vec::new();
-        if self.read_into(&mut bytes, offset, max.min(COPY))? == 0 {
+        if self.read_into(&mut bytes, offset, max.min(COPY), seat)? == 0 {
             return Ok(Sent::Short);
         }
         match crate::sys::socket::send(socket, &bytes, false) {
@@ -77,13 +105,28 @@ impl Download {
 
     /// Reads up to `len` bytes from `offset` behind the end of `buf`; fewer only
     /// at the end of the file. Returns how many.
-    pub fn read_into(&self, buf: &mut Vec<u8>, offset: u64, len: usize) -> io::Result<usize> {
+    pub fn read_into(
+        &self,
+        buf: &mut Vec<u8>,
+        offset: u64,
+        len: usize,
+        seat: &Seat,
+    ) -> io::Result<usize> {
         let mut got = 0;
+        let mut read: Read = cached::pread_append;
         while got < len {
-            match file::pread_append(self.file.as_fd(), buf, len - got, offset + got as u64) {
+            match read(self.file.as_fd(), buf, len - got, offset + got as u64) {
                 Ok(0) => break,
                 Ok(n) => got += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    seat.will_wait();
+                    read = file::pread_append;
+                }
+                Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    seat.may_wait();
+                    read = file::pread_append;
+                }
                 Err(e) => return Err(e),
             }
         }

@@ -6,6 +6,8 @@ pub mod download;
 pub mod path;
 pub mod upload;
 
+use crate::seats::Seat;
+use crate::sys::cached;
 use crate::sys::clock;
 use crate::sys::disk;
 use crate::sys::file::{self, Facts, Open};
@@ -49,8 +51,8 @@ pub struct Store {
     /// What temporary names begin with: this process, and its start.
     maker: String,
     cache: Cache,
-    /// The kernel can answer without a look at a disk, as far as we know.
-    recalls: AtomicBool,
+    /// The kernel says whether it would look at a disk, as far as we know.
+    tells: AtomicBool,
     /// The filesystem (st_dev) that was last found not to be local: to ask once
     /// more what it is may be a question to its server.
     foreign: AtomicU64,
@@ -88,16 +90,16 @@ impl Store {
             replaces: AtomicU32::new(0),
             maker: format!("{}.{:x}", std::process::id(), clock::seed()),
             cache: Cache::new(cache),
-            recalls: AtomicBool::new(cache > 0),
+            tells: AtomicBool::new(true),
             foreign: AtomicU64::new(u64::MAX),
         })
     }
 
     /// Opens what `path` leads to, for reading.
-    pub fn read(&self, path: &StorePath) -> io::Result<Opened> {
+    pub fn read(&self, path: &StorePath, seat: &Seat) -> io::Result<Opened> {
         // Before its facts are asked for: a disk may take its time.
         let now = clock::unix_seconds();
-        let file = self.beneath(path.as_c_str(), Open::Read)?;
+        let file = self.beneath(path.as_c_str(), Open::Read, seat)?;
         let facts = file::facts(file.as_fd())?;
         Ok(Opened {
             file: file.into(),
@@ -111,25 +113,25 @@ impl Store {
     /// that, whoever has replaced, changed or removed it in whatever way. (It may
     /// lie beyond a symlink now that leads out of its device: it is the same
     /// file that was found beneath it.)
-    pub fn find(&self, path: &StorePath) -> io::Result<Found> {
+    pub fn find(&self, path: &StorePath, seat: &Seat) -> io::Result<Found> {
         if let Some(kept) = self.cache.get(path) {
             match file::facts_at(self.root.as_fd(), path.as_c_str()) {
                 Ok(now) if now == *kept.facts() => return Ok(Found::Kept(kept)),
                 _ => self.cache.remove(path),
             }
         }
-        self.read(path).map(Found::File)
+        self.read(path, seat).map(Found::File)
     }
 
     /// The same for whoever cannot wait: what is kept in memory, if the kernel
     /// can say without a look at a disk that it is still the file.
     pub fn recall(&self, path: &StorePath) -> Option<Arc<Kept>> {
         let kept = self.cache.get(path)?;
-        match file::facts_in_memory(self.root.as_fd(), path.as_c_str()) {
+        match cached::facts(self.root.as_fd(), path.as_c_str()) {
             Ok(now) if now == *kept.facts() => Some(kept),
             // Before Linux 5.12, or elsewhere.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
-                self.recalls.store(false, Ordering::Relaxed);
+                self.tells.store(false, Ordering::Relaxed);
                 None
             }
             _ => None,
@@ -138,7 +140,7 @@ impl Store {
 
     /// Whether [`Store::recall`] can ever say yes.
     pub fn can_recall(&self) -> bool {
-        self.recalls.load(Ordering::Relaxed)
+        self.cache.has_room() && self.tells.load(Ordering::Relaxed)
     }
 
     /// All of a file that is settled was read, and is kept if that is worth it.
@@ -157,28 +159,29 @@ impl Store {
     }
 
     /// What `path` leads to, which nobody need be able to read.
-    pub fn facts(&self, path: &StorePath) -> io::Result<Facts> {
-        file::facts(self.beneath(path.as_c_str(), Open::Ask)?.as_fd())
+    pub fn facts(&self, path: &StorePath, seat: &Seat) -> io::Result<Facts> {
+        file::facts(self.beneath(path.as_c_str(), Open::Ask, seat)?.as_fd())
     }
 
     /// Removes the name; a directory is EISDIR or EPERM.
-    pub fn delete(&self, path: &StorePath) -> io::Result<()> {
-        let parent = self.parent(path)?;
+    pub fn delete(&self, path: &StorePath, seat: &Seat) -> io::Result<()> {
+        let parent = self.parent(path, seat)?;
+        seat.may_wait();
         file::unlink(parent.as_fd(), split(path)?.1)
     }
 
     /// The directory that `path`'s last name is in.
-    fn parent(&self, path: &StorePath) -> io::Result<OwnedFd> {
+    fn parent(&self, path: &StorePath, seat: &Seat) -> io::Result<OwnedFd> {
         match split(path)?.0 {
-            b"" => self.beneath(c".", Open::Directory),
-            parent => self.beneath(&CString::new(parent)?, Open::Directory),
+            b"" => self.beneath(c".", Open::Directory, seat),
+            parent => self.beneath(&CString::new(parent)?, Open::Directory, seat),
         }
     }
 
     /// Opens beneath the docroot. The first component alone may lead out of it
     /// by a symlink: that is a device that the operator put elsewhere.
-    fn beneath(&self, path: &CStr, how: Open) -> io::Result<OwnedFd> {
-        match self.anchored(self.root.as_fd(), path, how) {
+    fn beneath(&self, path: &CStr, how: Open, seat: &Seat) -> io::Result<OwnedFd> {
+        match self.anchored(self.root.as_fd(), path, how, seat) {
             Err(e) if leads_out(&e) => {
                 let Some((device, below)) = split_device(path) else {
                     // The device itself, as the place to make something in.
@@ -190,13 +193,39 @@ impl Store {
                     };
                 };
                 let device = file::open_directory(self.root.as_fd(), &device)?;
-                self.anchored(device.as_fd(), &below, how)
+                self.anchored(device.as_fd(), &below, how, seat)
             }
             other => other,
         }
     }
 
-    fn anchored(&self, dir: BorrowedFd<'_>, path: &CStr, how: Open) -> io::Result<OwnedFd> {
+    fn anchored(
+        &self,
+        dir: BorrowedFd<'_>,
+        path: &CStr,
+        how: Open,
+        seat: &Seat,
+    ) -> io::Result<OwnedFd> {
+        let mut is_refused = false;
+        if self.tells.load(Ordering::Relaxed) && how.makes_nothing() {
+            match cached::open_beneath(dir, path, how) {
+                Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => seat.will_wait(),
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
+                    is_refused = true;
+                }
+                other => return other,
+            }
+        }
+        seat.may_wait();
+        let opened = self.resolve(dir, path, how);
+        // Not for the path's sake: the kernel does not know the question.
+        if is_refused && !matches!(&opened, Err(e) if e.raw_os_error() == Some(libc::EINVAL)) {
+            self.tells.store(false, Ordering::Relaxed);
+        }
+        opened
+    }
+
+    fn resolve(&self, dir: BorrowedFd<'_>, path: &CStr, how: Open) -> io::Result<OwnedFd> {
         let mut tries = 0;
         while !self.walks.load(Ordering::Relaxed) {
             match file::open_beneath(dir, path, how) {

@@ -12,6 +12,7 @@
 
 use super::path::{StorePath, TEMP_DIR};
 use super::{Durability, Store};
+use crate::seats::Seat;
 use crate::sys::file::{self, Open};
 use crate::sys::process;
 use std::ffi::{CStr, CString};
@@ -95,8 +96,9 @@ impl Drop for Temporary {
 impl Store {
     /// Begins an upload of `path`, whose missing directories below the device
     /// are made.
-    pub fn upload(&self, path: &StorePath, comes: Comes) -> io::Result<Upload> {
-        let parent = self.make_parent(path)?;
+    pub fn upload(&self, path: &StorePath, comes: Comes, seat: &Seat) -> io::Result<Upload> {
+        let parent = self.make_parent(path, seat)?;
+        seat.may_wait();
         let mode = FILE_MODE & !self.umask;
         let (file, place) = if comes == Comes::AtOnce && self.expects_to_replace() {
             self.named(path, mode)?
@@ -124,9 +126,9 @@ impl Store {
 
     /// Begins to write a part of `path` in place, from offset `first` on; the
     /// file is made when missing, and nothing of it is cut off.
-    pub fn upload_in_place(&self, path: &StorePath, first: u64) -> io::Result<Upload> {
-        let parent = self.make_parent(path)?;
-        let file = self.beneath(path.as_c_str(), Open::InPlace(INCOMPLETE_MODE))?;
+    pub fn upload_in_place(&self, path: &StorePath, first: u64, seat: &Seat) -> io::Result<Upload> {
+        let parent = self.make_parent(path, seat)?;
+        let file = self.beneath(path.as_c_str(), Open::InPlace(INCOMPLETE_MODE), seat)?;
         if file::facts(file.as_fd())?.kind != file::Kind::Regular {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
@@ -141,13 +143,14 @@ impl Store {
 
     /// The directory of `path`, made below its device when missing; the device
     /// itself never is (ENOENT).
-    fn make_parent(&self, path: &StorePath) -> io::Result<OwnedFd> {
-        match self.parent(path) {
+    fn make_parent(&self, path: &StorePath, seat: &Seat) -> io::Result<OwnedFd> {
+        match self.parent(path, seat) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             other => return other,
         }
         let parent = path.parent_and_name().map_or(&[][..], |(parent, _)| parent);
-        let mut at = self.beneath(&CString::new(path.device())?, Open::Directory)?;
+        let mut at = self.beneath(&CString::new(path.device())?, Open::Directory, seat)?;
+        seat.may_wait();
         // Each step is opened by its path from the docroot, so that symlinks
         // inside a device are held to the same rule as ever.
         for (slash, _) in parent.iter().enumerate().filter(|(_, b)| **b == b'/') {
@@ -160,7 +163,7 @@ impl Store {
                 _ => {}
             }
             let so_far = CString::new(&parent[..slash + 1 + end])?;
-            at = self.beneath(&so_far, Open::Directory)?;
+            at = self.beneath(&so_far, Open::Directory, seat)?;
         }
         Ok(at)
     }
@@ -301,7 +304,7 @@ impl Upload {
 
     /// Makes it visible under its path, on the disk as far as `store` promises.
     /// The error names the path.
-    pub fn commit(self, store: &Store) -> Result<(), (StorePath, io::Error)> {
+    pub fn commit(self, store: &Store, seat: &Seat) -> Result<(), (StorePath, io::Error)> {
         let Upload {
             file,
             place,
@@ -309,7 +312,7 @@ impl Upload {
             parent,
             ..
         } = self;
-        commit(store, file.as_fd(), place, &path, parent).map_err(|e| (path, e))
+        commit(store, file.as_fd(), place, &path, parent, seat).map_err(|e| (path, e))
     }
 }
 
@@ -319,13 +322,15 @@ fn commit(
     place: Place,
     path: &StorePath,
     parent: Option<OwnedFd>,
+    seat: &Seat,
 ) -> io::Result<()> {
     if store.durability != Durability::None {
+        seat.will_wait();
         file::sync_data(file)?;
     }
     let parent = match parent {
         Some(parent) => parent,
-        None => store.parent(path)?,
+        None => store.parent(path, seat)?,
     };
     let (_, name) = super::split(path)?;
     match place {

@@ -35,6 +35,11 @@ impl Open {
             }
     }
 
+    /// Whether it only finds what is there.
+    pub fn makes_nothing(self) -> bool {
+        !matches!(self, Open::InPlace(_))
+    }
+
     fn mode(self) -> u32 {
         match self {
             Open::InPlace(mode) => mode,
@@ -56,45 +61,6 @@ const ASK: i32 = libc::O_PATH;
 #[cfg(target_os = "freebsd")]
 const ASK: i32 = 0x0040_0000;
 
-/// What `path` leads to beneath `dir`, if that can be told without waiting for
-/// a disk: from the kernel's memory of names and files (RESOLVE_CACHED, Linux
-/// 5.12; EINVAL before). EAGAIN: it cannot.
-#[cfg(target_os = "linux")]
-pub fn facts_in_memory(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<Facts> {
-    let file = open_resolved(dir, path, Open::Ask, libc::RESOLVE_CACHED)?;
-    // SAFETY: a struct of integers; zero is a value of it.
-    let mut facts: libc::statx = unsafe { std::mem::zeroed() };
-    // The file's server, where there is one, is not asked: statx(2).
-    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
-    // SAFETY: the path is NUL-terminated, and there is room for one statx.
-    check(unsafe {
-        libc::statx(
-            file.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            libc::STATX_BASIC_STATS,
-            &mut facts,
-        )
-    })?;
-    Ok(Facts {
-        kind: Kind::of(facts.stx_mode.into()),
-        size: facts.stx_size,
-        device: libc::makedev(facts.stx_dev_major, facts.stx_dev_minor),
-        inode: facts.stx_ino,
-        mode: u32::from(facts.stx_mode) & 0o7777,
-        mtime: facts.stx_mtime.tv_sec,
-        mtime_nsec: facts.stx_mtime.tv_nsec,
-        ctime: facts.stx_ctime.tv_sec,
-        ctime_nsec: facts.stx_ctime.tv_nsec,
-    })
-}
-
-/// See the Linux twin.
-#[cfg(not(target_os = "linux"))]
-pub fn facts_in_memory(_dir: BorrowedFd<'_>, _path: &CStr) -> io::Result<Facts> {
-    Err(io::Error::from_raw_os_error(libc::ENOSYS))
-}
-
 /// Opens `path` beneath `dir`: no `..`, symlink or absolute path leads out of
 /// it (openat2(2) with RESOLVE_BENEATH). What would lead out is EXDEV. ENOSYS
 /// on kernels before 5.6: use [`open_no_symlinks`].
@@ -103,8 +69,14 @@ pub fn open_beneath(dir: BorrowedFd<'_>, path: &CStr, how: Open) -> io::Result<O
     open_resolved(dir, path, how, 0)
 }
 
+/// `besides`: RESOLVE_* that it is to be held to as well.
 #[cfg(target_os = "linux")]
-fn open_resolved(dir: BorrowedFd<'_>, path: &CStr, how: Open, besides: u64) -> io::Result<OwnedFd> {
+pub(super) fn open_resolved(
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    how: Open,
+    besides: u64,
+) -> io::Result<OwnedFd> {
     // SAFETY: a struct of integers, to be extended by zeros: openat2(2).
     let mut spec: libc::open_how = unsafe { std::mem::zeroed() };
     spec.flags = how.flags() as u64;
@@ -263,7 +235,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn of(mode: libc::mode_t) -> Kind {
+    pub(super) fn of(mode: libc::mode_t) -> Kind {
         match mode & libc::S_IFMT {
             libc::S_IFREG => Kind::Regular,
             libc::S_IFDIR => Kind::Directory,

@@ -7,6 +7,8 @@
     reason = "the widths of libc's types differ between systems"
 )]
 
+#[cfg_attr(not(target_os = "linux"), path = "uncached.rs")]
+pub mod cached;
 pub mod clock;
 pub mod disk;
 pub mod doorbell;

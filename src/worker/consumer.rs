@@ -11,6 +11,7 @@ use crate::http::response::Date;
 use crate::ledger::{Act, Ledger, Totals, Who};
 use crate::mgmt::Detached;
 use crate::queue::{Next, Queue, Turn, Woken};
+use crate::seats::{Seat, Seats};
 use crate::site::Site;
 use crate::sys::clock;
 use crate::sys::signal::Mask;
@@ -66,6 +67,8 @@ impl Pace {
 #[derive(Clone)]
 pub struct Work {
     pub queue: Arc<Queue<Connection>>,
+    /// Of those consumers who wait for clients, or serve them.
+    pub seats: Arc<Seats>,
     pub gate: Arc<Gate>,
     pub devices: Arc<Devices>,
     pub sites: Arc<[Site]>,
@@ -80,10 +83,15 @@ impl Work {
     }
 
     /// One turn of a client, and what it asks for.
-    pub fn serve(&self, mut turn: Turn<Connection>, desk: &mut Desk, date: &mut Date) {
+    fn serve(
+        &self,
+        mut turn: Turn<Connection>,
+        ticket: &mut Ticket,
+        desk: &mut Desk,
+        date: &mut Date,
+    ) {
         let site = &self.sites[turn.site()];
-        let mut ticket = Ticket::default();
-        let next = turn.step(site, &mut ticket, desk, date);
+        let next = turn.step(site, ticket, desk, date);
         match next {
             // It keeps its pass: what it drops may be on a disk.
             Next::Close => {
@@ -186,6 +194,9 @@ impl Pool {
                 self.size.wanted.store(running, Ordering::Relaxed);
             }
         }
+        if self.len() > wanted {
+            self.work.seats.rouse();
+        }
         Ok(())
     }
 
@@ -257,7 +268,14 @@ fn run(work: &Work, size: &Size, ledger: Arc<Ledger>) {
     let mut desk = None;
     let mut date = Date::new();
     let mut pace = Pace::default();
+    let mut ticket = Ticket::new(Seat::new(&work.seats));
     loop {
+        if !ticket.seat().take() {
+            if size.is_surplus() {
+                return;
+            }
+            continue;
+        }
         let mut turn = match work.queue.next() {
             Ok(Woken::By(turn)) => turn,
             Ok(Woken::Late) if !size.is_surplus() => continue,
@@ -268,12 +286,15 @@ fn run(work: &Work, size: &Size, ledger: Arc<Ledger>) {
             }
         };
         let desk = desk.get_or_insert_with(|| Desk::new(Arc::clone(&ledger)));
-        desk.ledger.begin(pace.turn());
+        let now = pace.turn();
+        desk.ledger.begin(now);
+        ticket.seat().begin(now);
         work.gate.begin();
         turn.place().served();
-        work.serve(turn, desk, &mut date);
+        work.serve(turn, &mut ticket, desk, &mut date);
         work.gate.end();
         desk.ledger.end();
+        ticket.seat().end();
         if size.is_surplus() {
             return;
         }

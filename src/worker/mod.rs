@@ -24,6 +24,7 @@ use crate::health;
 use crate::ledger::{Ledger, Totals, Who};
 use crate::queue::Queue;
 use crate::scoreboard::{Scoreboard, Slot, State};
+use crate::seats::Seats;
 use crate::site::Site;
 use crate::store::Store;
 use crate::store::upload::sweep;
@@ -98,17 +99,20 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// Starts the consumers; nobody is accepted yet.
+    /// Starts the consumers; nobody is accepted yet. `seats`: so many of them
+    /// wait for clients, or serve them, at a time.
     pub fn start(
         sites: Vec<Site>,
         devices: Arc<Devices>,
         run: PathBuf,
         consumers: usize,
+        seats: usize,
         connections: usize,
     ) -> io::Result<Crew> {
         let queue = Arc::new(Queue::new()?);
         let board = sites[0].board.clone();
         let work = Work {
+            seats: Seats::new(seats),
             gate: Gate::new(consumers, connections),
             devices,
             sites: sites.into(),
@@ -307,7 +311,8 @@ fn live(start: Start) -> io::Result<()> {
     let spare_cores = cores > config.workers;
     let docroots: Vec<PathBuf> = config.sites.iter().map(|s| s.docroot.clone()).collect();
     let run = start.run.clone();
-    let crew = Crew::start(sites, devices, run, start.consumers, connections)
+    let seats = cores.div_ceil(config.workers);
+    let crew = Crew::start(sites, devices, run, start.consumers, seats, connections)
         .map_err(named("starting threads"))
         .and_then(|mut crew| {
             slot.set_state(State::SelfTest);

@@ -136,6 +136,7 @@ fn touch(work: &Work) -> io::Result<()> {
     work.devices.expire(Tick::now(), STEP);
     work.queue.retain(|_| true);
     work.watchers.is_started();
+    work.seats.rouse();
     work.fsck.count();
     Ok(())
 }

@@ -17,7 +17,9 @@
  * A thread that is held is called "held:" and what its name was, so that
  * /proc/PID/task shows who is. Like a real disk, no signal but KILL ends it.
  *
- * fstat is left alone: a file that is open has its inode in memory.
+ * fstat is left alone: a file that is open has its inode in memory. Nothing else
+ * of the device is: who may not wait (RESOLVE_CACHED, RWF_NOWAIT) gets EAGAIN in
+ * place of being held.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -38,10 +40,12 @@
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
 #define PAGE 4096
+#define RESOLVE_CACHED_FLAG 0x20 /* linux/openat2.h, since 5.12 */
 
 struct page {
     _Atomic char text[64];
@@ -145,33 +149,40 @@ static int place_of(int fd, char *at)
     return 1;
 }
 
-static void by_fd(char kind, int fd)
+static int fd_is_held(char kind, int fd)
 {
     char at[PATH_MAX];
-    if (is_held(kind) && place_of(fd, at) && is_below(at))
+    return is_held(kind) && place_of(fd, at) && is_below(at);
+}
+
+static void by_fd(char kind, int fd)
+{
+    if (fd_is_held(kind, fd))
         hold(kind);
 }
 
-static void by_path(char kind, int dir, const char *path)
+static int path_is_held(char kind, int dir, const char *path)
 {
     char at[2 * PATH_MAX];
     if (!is_held(kind) || !path)
-        return;
-    if (path[0] == '/') {
-        if (is_below(path))
-            hold(kind);
-        return;
-    }
+        return 0;
+    if (path[0] == '/')
+        return is_below(path);
     if (dir == AT_FDCWD) {
         if (real_syscall(SYS_getcwd, at, (size_t)PATH_MAX) <= 0)
-            return;
+            return 0;
     } else if (!place_of(dir, at)) {
-        return;
+        return 0;
     }
     size_t len = strlen(at);
     if (path[0] && strcmp(path, "."))
         snprintf(at + len, sizeof at - len, "/%s", path);
-    if (is_below(at))
+    return is_below(at);
+}
+
+static void by_path(char kind, int dir, const char *path)
+{
+    if (path_is_held(kind, dir, path))
         hold(kind);
 }
 
@@ -244,6 +255,19 @@ HELD(struct dirent64 *, readdir64, (DIR *dir), (dir), by_fd('r', dirfd(dir)))
 HELD(ssize_t, read, (int fd, void *to, size_t n), (fd, to, n), by_fd('r', fd))
 HELD(ssize_t, pread, (int fd, void *to, size_t n, off_t o), (fd, to, n, o), by_fd('r', fd))
 HELD(ssize_t, pread64, (int fd, void *to, size_t n, off64_t o), (fd, to, n, o), by_fd('r', fd))
+#define HELD_READV(name, off)                                                          \
+    static void *_Atomic at_##name;                                                    \
+    ssize_t name(int fd, const struct iovec *v, int n, off o, int flags)               \
+    {                                                                                  \
+        if (flags & RWF_NOWAIT && fd_is_held('r', fd)) {                               \
+            errno = EAGAIN;                                                            \
+            return -1;                                                                 \
+        }                                                                              \
+        by_fd('r', fd);                                                                \
+        return NEXT(name)(fd, v, n, o, flags);                                         \
+    }
+HELD_READV(preadv2, off_t)
+HELD_READV(preadv64v2, off64_t)
 HELD(ssize_t, sendfile, (int to, int fd, off_t *o, size_t n), (to, fd, o, n), by_fd('r', fd))
 HELD(ssize_t, sendfile64, (int to, int fd, off64_t *o, size_t n), (to, fd, o, n), by_fd('r', fd))
 
@@ -283,7 +307,7 @@ HELD(int, fstatvfs64, (int fd, struct statvfs64 *s), (fd, s), by_fd('s', fd))
 HELD(int, statfs, (const char *p, struct statfs *s), (p, s), by_path('s', AT_FDCWD, p))
 HELD(int, fstatfs, (int fd, struct statfs *s), (fd, s), by_fd('s', fd))
 
-/* openat2 has no wrapper in the C library. Its struct begins with the flags. */
+/* openat2 has no wrapper in the C library. Its struct: flags, mode, resolve. */
 long syscall(long nr, ...)
 {
     long a[6];
@@ -292,8 +316,14 @@ long syscall(long nr, ...)
     for (int i = 0; i < 6; i++)
         a[i] = va_arg(rest, long);
     va_end(rest);
-    if (nr == SYS_openat2)
-        by_open((int)a[0], (const char *)a[1], *(const uint64_t *)a[2]);
+    if (nr == SYS_openat2) {
+        const uint64_t *how = (const uint64_t *)a[2];
+        if (how[2] & RESOLVE_CACHED_FLAG && path_is_held('o', (int)a[0], (const char *)a[1])) {
+            errno = EAGAIN;
+            return -1;
+        }
+        by_open((int)a[0], (const char *)a[1], how[0]);
+    }
     if (!real_syscall)
         real_syscall = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
     return real_syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);

@@ -1,8 +1,10 @@
 //! A clock that stands still until a scenario lets time pass.
 
 use super::sync::{Sleepers, time_out};
+use shuttle::thread;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Far from 0, which the gate takes for "never".
@@ -50,7 +52,25 @@ pub fn pass(span: Duration) {
     for alarm in due {
         time_out(&alarm.sleepers, alarm.number);
     }
-    shuttle::thread::yield_now();
+    thread::yield_now();
+}
+
+/// A slice of the time in which scenarios count: finer than any span that they check.
+pub const MOMENT: Duration = Duration::from_micros(250);
+
+/// Runs beside a scenario and lets time pass until that is over.
+pub fn with_time<T: Send + 'static>(scenario: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = Arc::new(AtomicBool::new(false));
+    let over = Arc::clone(&done);
+    let scenario = thread::spawn(move || {
+        let result = scenario();
+        over.store(true, Ordering::SeqCst);
+        result
+    });
+    while !done.load(Ordering::SeqCst) {
+        pass(MOMENT);
+    }
+    scenario.join().unwrap()
 }
 
 /// Milliseconds, as in `src/sys/clock.rs`.

@@ -1,7 +1,9 @@
 //! An echo service over a queue, with checks at every hand-over. The queue is the real one or a copy with a fault.
 
+use super::clock;
 use super::kernel::{Kernel, Peer, Read, Socket};
 use crate::queue::{Next, Queue, Turn, Wait, Woken};
+use crate::seats::{Seat, Seats};
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread;
 use std::collections::VecDeque;
@@ -195,26 +197,44 @@ impl<L: Line> Service<L> {
 
     /// The loop of `worker/consumer.rs`.
     pub fn consume(self) {
-        while let Some(mut turn) = self.line.next() {
-            let file = Arc::clone(&turn.file);
-            assert!(
-                !file.in_turn.swap(true, Ordering::SeqCst),
-                "served by two consumers"
-            );
-            assert!(
-                !turn.socket.is_armed(),
-                "taken by a token that is not its own: the kernel still has it armed"
-            );
-            let next = turn.step();
-            file.in_turn.store(false, Ordering::SeqCst);
-            match next {
-                Next::Rearm(wait) => {
-                    turn.waits = wait;
-                    self.line.rearm(turn, wait);
-                }
-                Next::Close => self.line.close(turn),
-                Next::Detach => unreachable!("an echo has nowhere to go"),
+        while let Some(turn) = self.line.next() {
+            self.serve(turn);
+        }
+    }
+
+    /// The same where it needs a seat for it.
+    pub fn consume_seated(self, seats: &Arc<Seats>) {
+        let seat = Seat::new(seats);
+        loop {
+            assert!(seat.take(), "nobody rouses them here");
+            let Some(turn) = self.line.next() else {
+                return;
+            };
+            seat.begin(clock::monotonic_ns());
+            self.serve(turn);
+            seat.end();
+        }
+    }
+
+    fn serve(&self, mut turn: L::Turn) {
+        let file = Arc::clone(&turn.file);
+        assert!(
+            !file.in_turn.swap(true, Ordering::SeqCst),
+            "served by two consumers"
+        );
+        assert!(
+            !turn.socket.is_armed(),
+            "taken by a token that is not its own: the kernel still has it armed"
+        );
+        let next = turn.step();
+        file.in_turn.store(false, Ordering::SeqCst);
+        match next {
+            Next::Rearm(wait) => {
+                turn.waits = wait;
+                self.line.rearm(turn, wait);
             }
+            Next::Close => self.line.close(turn),
+            Next::Detach => unreachable!("an echo has nowhere to go"),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The gate (queues.txt 2): who waits there gets through, and no more than there is room for.
 
-use super::clock;
+use super::clock::{self, with_time};
 use crate::gate::{Gate, Place, Room};
 use crate::sync::{Condvar, Mutex};
 use crate::{explore, find_fault};
@@ -9,9 +9,6 @@ use shuttle::thread;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-
-/// A slice of the time in which scenarios count: finer than any of the gate's own spans.
-const MOMENT: Duration = Duration::from_micros(250);
 
 /// Connections that exist, and the most that ever did. Of std: to look here is no step of the program.
 #[derive(Default)]
@@ -92,21 +89,6 @@ fn come_and_go(acceptors: usize, share: usize) {
         most < share + acceptors,
         "{most} connections with a share of {share}"
     );
-}
-
-/// Runs beside a scenario and lets time pass until that is over.
-fn with_time<T: Send + 'static>(scenario: impl FnOnce() -> T + Send + 'static) -> T {
-    let done = Arc::new(AtomicBool::new(false));
-    let over = Arc::clone(&done);
-    let scenario = thread::spawn(move || {
-        let result = scenario();
-        over.store(true, Ordering::SeqCst);
-        result
-    });
-    while !done.load(Ordering::SeqCst) {
-        clock::pass(MOMENT);
-    }
-    scenario.join().unwrap()
 }
 
 /// The model's own clockwork: without a word, a wait ends when its time has come.

@@ -99,6 +99,11 @@ impl Condvar {
         end
     }
 
+    pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+        // No scenario lets so much time pass.
+        self.wait_for(guard, Duration::from_secs(1 << 32));
+    }
+
     pub fn notify_one(&self) {
         self.step.fetch_add(1, Ordering::SeqCst);
         let woken = {

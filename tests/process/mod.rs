@@ -30,6 +30,7 @@ mod privileges;
 mod real_disk;
 mod reload;
 mod rollback;
+mod seats;
 mod signals;
 mod slow;
 mod stop;

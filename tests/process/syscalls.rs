@@ -34,7 +34,7 @@ const CALLS: [Row; 12] = [
             ("recvfrom", 1.0),
             ("openat2", 1.0),
             ("fstat", 1.0),
-            ("pread64", 1.0),
+            ("preadv2", 1.0),
             ("close", 1.0),
             ("sendto", 1.0),
             ("epoll_ctl", 1.0),
@@ -81,6 +81,7 @@ const CALLS: [Row; 12] = [
             ("recvfrom", 1.0),
             ("openat2", 1.0),
             ("fstat", 1.0),
+            ("preadv2", 0.125),
             ("sendto", 1.0),
             ("sendfile", 1.0),
             ("close", 1.0),
@@ -176,6 +177,10 @@ const SLACK_MIN: f64 = 5.0;
 /// What the tracer itself brings about, and how much of it a request may have: it makes turns long enough to yield,
 /// and holds a consumer in epoll_ctl, under the slot's lock, while the next one wants the client.
 const UNCOUNTED: [(&str, f64); 2] = [("sched_yield", 2.0), ("futex", 3.0)];
+
+/// A turn that the tracer makes so long seems to have waited for its disk: then the question that is asked each eighth
+/// time is asked each time, for a while.
+const NOW_AND_THEN: &str = "preadv2";
 
 /// strace(1), attached to all threads of a worker.
 struct Trace {
@@ -429,6 +434,12 @@ fn compare(counted: &BTreeMap<&str, BTreeMap<String, u32>>) {
             let slack = SLACK_MIN.max(SLACK * wanted.max(asked));
             let uncounted = UNCOUNTED.iter().find(|(call, _)| *call == name);
             let uncounted = uncounted.map_or(0.0, |(_, times)| times * asked);
+            let now_and_then = name == NOW_AND_THEN && 0.0 < wanted && wanted < asked;
+            let uncounted = if now_and_then {
+                asked - wanted
+            } else {
+                uncounted
+            };
             if got < wanted - slack || got > wanted + slack + uncounted {
                 wrong.push(format!("{kind}: {got} {name}, not {wanted}"));
             }

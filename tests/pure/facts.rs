@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, symlink};
 
+use rmogstored::sys::cached;
 use rmogstored::sys::clock::unix_seconds;
 use rmogstored::sys::disk::is_local;
 use rmogstored::sys::file::{self, Facts};
@@ -65,12 +66,12 @@ fn facts_are_the_same_by_each_way_to_ask() {
     }
     let none = CString::new("none").expect("no NUL");
     assert!(file::facts_at(root.as_fd(), &none).is_err());
-    assert!(file::facts_in_memory(root.as_fd(), &none).is_err());
+    assert!(cached::facts(root.as_fd(), &none).is_err());
 }
 
 /// What was just looked at is in memory, where the kernel can say so.
 fn in_memory(root: BorrowedFd<'_>, name: &str, text: &CString, opened: Facts) {
-    match file::facts_in_memory(root, text) {
+    match cached::facts(root, text) {
         Ok(recalled) => assert_eq!(opened, recalled, "{name}"),
         Err(e) => {
             let known = [libc::EINVAL, libc::ENOSYS, libc::EPERM, libc::EAGAIN];
@@ -95,10 +96,7 @@ fn what_is_recalled_lies_beneath() {
     for name in [c"../outside", c"out", c"far"] {
         // the way by name does lead there, once
         assert!(file::facts_at(root.as_fd(), name).is_ok(), "{name:?}");
-        assert!(
-            file::facts_in_memory(root.as_fd(), name).is_err(),
-            "{name:?}"
-        );
+        assert!(cached::facts(root.as_fd(), name).is_err(), "{name:?}");
     }
 }
 
