@@ -3,7 +3,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use parking_lot::Mutex;
 use rmogstored::device::{Devices, Ticket};
-use rmogstored::queue::{Queue, Turn, Wait, Woken};
+use rmogstored::queue::{LONGEST_WAIT, Queue, Turn, Wait, Woken};
 use rmogstored::scoreboard::Scoreboard;
 use slab::Slab;
 use std::hint::black_box;
@@ -44,7 +44,7 @@ fn connect(queue: &Queue<Client>) -> UnixStream {
 
 /// The next client; none comes after the poison.
 fn next(queue: &Queue<Client>) -> Option<Turn<Client>> {
-    match queue.next().expect("an event") {
+    match queue.next(LONGEST_WAIT).expect("an event") {
         Woken::By(turn) => Some(turn),
         Woken::Poisoned | Woken::Late => None,
     }

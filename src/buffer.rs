@@ -100,22 +100,46 @@ pub enum Received {
     End,
 }
 
+/// Bytes that others have as well, to be sent as they are.
+pub type Shared = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
 /// Bytes to be sent.
 #[derive(Default)]
 pub struct Outbox {
     buf: Vec<u8>,
     start: usize,
+    /// What follows them, and how much of it is sent.
+    body: Option<(Shared, usize)>,
 }
 
 impl Outbox {
-    /// Replies are appended here.
+    /// Replies are appended here, while there is [room](Outbox::is_full).
     pub fn buf(&mut self) -> &mut Vec<u8> {
+        debug_assert!(self.body.is_none(), "a reply in front of a body");
         &mut self.buf
+    }
+
+    /// The body of the last reply, which is not copied: the outbox is full.
+    pub fn put_body(&mut self, body: Shared) {
+        self.body = Some((body, 0));
+    }
+
+    /// Whether it is to be sent before another reply.
+    pub fn is_full(&self) -> bool {
+        self.body.is_some() || self.len() >= OUTBOX_FULL
+    }
+
+    /// What is left of the body.
+    fn body(&self) -> &[u8] {
+        match &self.body {
+            Some((bytes, sent)) => &(**bytes).as_ref()[*sent..],
+            None => &[],
+        }
     }
 
     /// Bytes that wait.
     pub fn len(&self) -> usize {
-        self.buf.len() - self.start
+        self.buf.len() - self.start + self.body().len()
     }
 
     /// Whether nothing waits.
@@ -127,16 +151,33 @@ impl Outbox {
     /// full. `more`: bytes of a file follow at once.
     pub fn flush(&mut self, socket: BorrowedFd<'_>, more: bool) -> io::Result<bool> {
         while !self.is_empty() {
-            match socket::send(socket, &self.buf[self.start..], more) {
-                Ok(n) => self.start += n,
+            let (buf, body) = (&self.buf[self.start..], self.body());
+            let sent = match body {
+                [] => socket::send(socket, buf, more),
+                body => socket::send_both(socket, buf, body, more),
+            };
+            match sent {
+                Ok(n) => self.sent(n),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
         }
         self.buf.clear();
-        self.start = 0;
+        (self.start, self.body) = (0, None);
         Ok(true)
+    }
+
+    /// So many bytes have left.
+    fn sent(&mut self, n: usize) {
+        let of_buf = n.min(self.buf.len() - self.start);
+        self.start += of_buf;
+        if let Some((_, sent)) = &mut self.body {
+            *sent += n - of_buf;
+        }
+        if self.body().is_empty() {
+            self.body = None;
+        }
     }
 }
 
@@ -245,7 +286,8 @@ impl Desk {
         self.inbox.start = 0;
         let left_out = take(&mut self.outbox.buf, self.outbox.start, &mut self.spare_out);
         self.outbox.start = 0;
-        if left_in.is_none() && left_out.is_none() {
+        let body = self.outbox.body.take();
+        if left_in.is_none() && left_out.is_none() && body.is_none() {
             return None;
         }
         let (in_buf, in_start) = left_in.unwrap_or_default();
@@ -259,6 +301,7 @@ impl Desk {
             outbox: Outbox {
                 buf: out_buf,
                 start: out_start,
+                body,
             },
         })
     }
@@ -282,4 +325,61 @@ fn take(buf: &mut Vec<u8>, start: usize, spare: &mut Vec<u8>) -> Option<(Vec<u8>
     let left = buf[start..].to_vec();
     buf.clear();
     Some((left, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{ErrorKind, Read};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    /// Reads what is there.
+    fn drain(mut from: &UnixStream, into: &mut Vec<u8>) {
+        let mut some = [0; 3000];
+        match from.read(&mut some) {
+            Ok(n) => into.extend_from_slice(&some[..n]),
+            Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
+        }
+    }
+
+    #[test]
+    fn a_body_leaves_behind_its_head_however_little_the_socket_takes() {
+        let (ours, theirs) = UnixStream::pair().expect("sockets");
+        ours.set_nonblocking(true).expect("O_NONBLOCK");
+        theirs.set_nonblocking(true).expect("O_NONBLOCK");
+        let mut desk = Desk::new(Arc::default());
+        let (mut wanted, mut got) = (Vec::new(), Vec::new());
+        let mut waits = 0;
+        for (head, body) in [(10, 700_000), (0, 1), (300_000, 300_000), (5, 5), (7, 0)] {
+            let text = |len: usize, salt: u8| -> Vec<u8> {
+                (0..len).map(|at| (at / 7) as u8 ^ salt).collect()
+            };
+            let (head, body) = (text(head, 1), text(body, 2));
+            wanted.extend_from_slice(&head);
+            wanted.extend_from_slice(&body);
+            desk.outbox.buf().extend_from_slice(&head);
+            desk.outbox.put_body(Arc::new(body));
+            assert!(desk.outbox.is_full());
+            let mut progress = false;
+            while !desk.flush(ours.as_fd(), &mut progress).expect("send") {
+                // It waits as a client's rest, and the desk is another's meanwhile.
+                waits += 1;
+                let len = desk.outbox.len();
+                let rest = desk.clear().expect("a rest");
+                assert!(rest.has_output() && desk.outbox.is_empty());
+                drain(&theirs, &mut got);
+                desk.lay(rest);
+                assert_eq!(desk.outbox.len(), len);
+            }
+            assert!(progress && !desk.outbox.is_full());
+            assert!(desk.clear().is_none());
+        }
+        assert!(waits > 2, "the socket took all at once");
+        while got.len() < wanted.len() {
+            drain(&theirs, &mut got);
+        }
+        assert!(got == wanted);
+        assert_eq!(desk.ledger.totals().sent, wanted.len() as u64);
+    }
 }

@@ -33,7 +33,7 @@ pub enum Woken<T> {
     By(Turn<T>),
     /// The consumer has passed the poison on and shall leave.
     Poisoned,
-    /// Nobody came for a long time.
+    /// Nobody came in time.
     Late,
 }
 
@@ -50,7 +50,7 @@ const LEAST_GROWTH: usize = 64;
 
 /// A belt against wake-ups that some kernels lose (5.1 to 5.5): consumers look
 /// again after this, though nothing was announced.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// Where a client is parked: slab reuses keys at once, so without a generation
 /// a late event could hit the next client.
@@ -193,9 +193,9 @@ impl<T: AsFd> Queue<T> {
     }
 
     /// Waits for a client that is ready and takes it out.
-    pub fn next(&self) -> io::Result<Woken<T>> {
+    pub fn next(&self, at_most: Duration) -> io::Result<Woken<T>> {
         loop {
-            match self.selector.wait(LONGEST_WAIT) {
+            match self.selector.wait(at_most) {
                 Ok(Event::Ready(raw)) => {
                     let Some(token) = Token::from_u64(raw) else {
                         continue;

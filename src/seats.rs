@@ -270,6 +270,14 @@ impl Seat {
         self.held.get().is_some()
     }
 
+    /// How long it may wait for clients; who has no seat not for long.
+    pub fn waits_at_most(&self, longest: Duration) -> Duration {
+        if self.seats.is_some() && self.held.get().is_none() {
+            return Duration::from_millis(EXTRA_MS.into());
+        }
+        longest
+    }
+
     fn has_waited_within(&self, ms: u32) -> bool {
         self.waited
             .get()

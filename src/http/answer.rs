@@ -6,6 +6,7 @@ use super::head::{Bad, Head, Method};
 use super::put::Receiving;
 use super::response::{Date, Reply};
 use super::{After, Status, delete, get, put};
+use crate::buffer::Shared;
 use crate::device::{Line, Refusal as Refused, Ticket};
 use crate::ledger::{Act, Ledger};
 use crate::seats::Seat;
@@ -30,6 +31,8 @@ pub struct Answer<'a> {
     pub site: &'a Site,
     pub out: &'a mut Vec<u8>,
     pub keep_alive: bool,
+    /// The reply's content, where it is not in `out`.
+    pub body: Option<Shared>,
     /// The device that was entered.
     pub line: Option<Line>,
     /// Of whoever answers: what it does in the device.
@@ -56,6 +59,7 @@ impl<'a> Answer<'a> {
             site,
             out,
             keep_alive: !draining,
+            body: None,
             line: None,
             ledger,
             peer,

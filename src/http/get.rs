@@ -8,7 +8,7 @@ use super::{Answer, Outcome, Status};
 use crate::buffer::Outbox;
 use crate::ledger::Act;
 use crate::seats::Seat;
-use crate::store::cache::Kept;
+use crate::store::cache::{Kept, MAX_KEPT};
 use crate::store::download::{Download, Sent};
 use crate::store::path::StorePath;
 use crate::store::{Found, Opened};
@@ -16,10 +16,14 @@ use crate::sys::file::{Facts, Kind};
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 /// A file (or a part of one) up to this length leaves in one send with its
 /// header; a longer one by sendfile. Bytes.
-const INLINE: u64 = 32 * 1024;
+const INLINE: u64 = MAX_KEPT;
+
+/// What is kept of a longer file is sent as it is, without a copy. Bytes.
+const COPIED: usize = 8 * 1024;
 
 /// What one turn sends of a file before others get theirs. Bytes.
 pub const TURN: usize = 256 * 1024;
@@ -41,7 +45,7 @@ pub fn answer(head: &Head<'_>, path: &StorePath, to: &mut Answer<'_>) -> Outcome
         to.site.store.read(path, to.seat()).map(Found::File)
     };
     match found {
-        Ok(Found::Kept(kept)) => kept_reply(&kept, to),
+        Ok(Found::Kept(kept)) => kept_reply(kept, to),
         Ok(Found::File(opened)) if opened.facts.kind == Kind::Regular => {
             file_reply(head, path, opened, to)
         }
@@ -58,16 +62,21 @@ pub fn is_plain(head: &Head<'_>) -> bool {
 /// Answers such a request if no disk need be asked.
 pub fn at_once(path: &StorePath, to: &mut Answer<'_>) -> Option<Outcome> {
     let kept = to.site.store.recall(path)?;
-    Some(kept_reply(&kept, to))
+    Some(kept_reply(kept, to))
 }
 
 /// A file that is still what it was is answered with the words of the last time.
-fn kept_reply(kept: &Kept, to: &mut Answer<'_>) -> Outcome {
+fn kept_reply(kept: Arc<Kept>, to: &mut Answer<'_>) -> Outcome {
     let words = kept.note(|| {
         let now = validators(kept.facts());
         response::words(&about(&now), kept.facts().size)
     });
-    to.reply().again(words, kept.content());
+    if kept.content().len() <= COPIED {
+        to.reply().again(words, kept.content());
+    } else {
+        to.reply().again(words, &[]);
+        to.body = Some(kept);
+    }
     to.done()
 }
 

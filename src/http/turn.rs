@@ -6,7 +6,7 @@ use super::get::Sends;
 use super::head::{self, Method, Parse};
 use super::put::Fed;
 use super::{After, Conversation, MAX_SWALLOW, Phase, Queues, Swallowing, Visit};
-use crate::buffer::{BODY_READ, MAX_INBOX, OUTBOX_FULL, Received};
+use crate::buffer::{BODY_READ, MAX_INBOX, Received};
 use crate::device::{Line, Refusal};
 use crate::ledger::Act;
 use crate::queue::{Next, Wait};
@@ -132,9 +132,7 @@ impl Conversation {
 
     /// A step of [`Phase::Head`].
     fn head(&mut self, visit: &mut Visit<'_>, account: &mut Account) -> io::Result<Step> {
-        if visit.desk.outbox.len() >= OUTBOX_FULL
-            && !visit.desk.flush(visit.socket, &mut account.progress)?
-        {
+        if visit.desk.outbox.is_full() && !visit.desk.flush(visit.socket, &mut account.progress)? {
             return Ok(Step::Turn(Next::Rearm(Wait::Write)));
         }
         if !visit.desk.inbox.is_empty() {
@@ -204,7 +202,10 @@ impl Conversation {
                     Some(Outcome::Wait(line)) => Asked::Waits(line),
                     Some(outcome) => {
                         self.line = to.line;
+                        let body = to.body.take();
                         inbox.consume(consumed);
+                        body.into_iter()
+                            .for_each(|body| visit.desk.outbox.put_body(body));
                         self.follow(outcome);
                         return Asked::Answered;
                     }
@@ -265,6 +266,9 @@ impl Conversation {
             return Ok(Step::Turn(self.line_up(visit, account, line)?));
         }
         self.line = to.line;
+        let body = to.body.take();
+        body.into_iter()
+            .for_each(|body| visit.desk.outbox.put_body(body));
         self.follow(outcome);
         Ok(Step::On)
     }

@@ -20,11 +20,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::ffi::{CStr, CString};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// A longer file is not kept. Bytes.
-pub const MAX_KEPT: u64 = 32 * 1024;
+pub const MAX_KEPT: u64 = 64 * 1024;
 
 /// A copy is read anew after so long, whatever the kernel says: writes through a
 /// shared mapping of the file (mmap) need not show in its times. Milliseconds.
@@ -32,6 +32,10 @@ const LASTS_MS: u64 = 10_000;
 
 /// Locks that threads can hold at the same time; a power of two.
 const SHARDS: usize = 16;
+
+/// Once the cache is full each so manieth file that is worth it comes in. More
+/// files than it holds, read in turns, would all be copied for nothing.
+const PUSHES_EVERY: u32 = 16;
 
 /// What a copy takes besides its path, content and note. Bytes, about.
 const OVERHEAD: usize = 450;
@@ -71,6 +75,12 @@ impl Kept {
     }
 }
 
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.content
+    }
+}
+
 /// See the module.
 pub(super) struct Cache {
     shards: [Mutex<Shard>; SHARDS],
@@ -78,6 +88,8 @@ pub(super) struct Cache {
     room: usize,
     hashing: RandomState,
     seen: Seen,
+    /// Files that would have pushed others out.
+    pushed: AtomicU32,
 }
 
 #[derive(Default)]
@@ -132,6 +144,7 @@ impl Cache {
             room: bytes / SHARDS,
             hashing: RandomState::new(),
             seen: Seen::new(bytes),
+            pushed: AtomicU32::new(0),
         }
     }
 
@@ -171,10 +184,19 @@ impl Cache {
     }
 
     /// Whether `path` is worth to be kept: it can be, and has been read before,
-    /// lately.
+    /// lately. Where others would have to leave for it, one of some is.
     pub(super) fn wants(&self, path: &StorePath, len: u64) -> bool {
-        let fits = len <= MAX_KEPT && cost(path.as_c_str(), len as usize) <= self.room;
-        fits && self.seen.again(self.hash(path))
+        let bytes = cost(path.as_c_str(), len as usize);
+        if len > MAX_KEPT || bytes > self.room {
+            return false;
+        }
+        let hash = self.hash(path);
+        self.seen.again(hash)
+            && (self.shard(hash).bytes + bytes <= self.room
+                || self
+                    .pushed
+                    .fetch_add(1, Ordering::Relaxed)
+                    .is_multiple_of(PUSHES_EVERY))
     }
 
     /// Keeps what was read, in place of what was kept of `path` before.

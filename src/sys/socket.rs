@@ -122,26 +122,49 @@ pub fn has_room(socket: BorrowedFd<'_>) -> bool {
     unsafe { libc::poll(&mut asked, 1, 0) > 0 }
 }
 
-/// `send(2)` without SIGPIPE. `more` says that bytes follow at once (Linux:
-/// MSG_MORE), so that the header and the file behind it share segments.
-pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usize> {
+/// How bytes are sent: never with SIGPIPE. `more` says that others follow at
+/// once, so that the header and the file behind it share segments.
+fn how_to_send(more: bool) -> i32 {
+    // FreeBSD has no MSG_MORE: the header leaves in a segment of its own.
     #[cfg(target_os = "linux")]
-    let more = if more { libc::MSG_MORE } else { 0 };
-    #[cfg(not(target_os = "linux"))]
-    let more = {
-        // FreeBSD has no MSG_MORE: the header leaves in a segment of its own.
-        let _ = more;
-        0
-    };
+    if more {
+        return libc::MSG_NOSIGNAL | libc::MSG_MORE;
+    }
+    let _ = more;
+    libc::MSG_NOSIGNAL
+}
+
+/// `send(2)`. `more`: bytes of a file follow at once.
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usize> {
     // SAFETY: reads `bytes.len()` bytes of a live slice.
     check_len(unsafe {
         libc::send(
             socket.as_raw_fd(),
             bytes.as_ptr().cast(),
             bytes.len(),
-            libc::MSG_NOSIGNAL | more,
+            how_to_send(more),
         )
     })
+}
+
+/// The same of two pieces, as if they were one: `sendmsg(2)`.
+pub fn send_both(
+    socket: BorrowedFd<'_>,
+    first: &[u8],
+    second: &[u8],
+    more: bool,
+) -> io::Result<usize> {
+    let mut pieces = [first, second].map(|piece| libc::iovec {
+        iov_base: piece.as_ptr().cast_mut().cast(),
+        iov_len: piece.len(),
+    });
+    // SAFETY: a struct of integers and pointers; zero is a value of it.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = pieces.as_mut_ptr();
+    message.msg_iovlen = pieces.len() as _;
+    // SAFETY: the message, its two pieces and their bytes, which are only read,
+    // live through the call.
+    check_len(unsafe { libc::sendmsg(socket.as_raw_fd(), &message, how_to_send(more)) })
 }
 
 /// `shutdown(2)` of our direction: the peer reads the end after our last byte.

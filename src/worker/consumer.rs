@@ -10,7 +10,7 @@ use crate::device::{Devices, Ticket};
 use crate::http::response::Date;
 use crate::ledger::{Act, Ledger, Totals, Who};
 use crate::mgmt::Detached;
-use crate::queue::{Next, Queue, Turn, Woken};
+use crate::queue::{LONGEST_WAIT, Next, Queue, Turn, Woken};
 use crate::seats::{Seat, Seats};
 use crate::site::Site;
 use crate::sys::clock;
@@ -276,7 +276,8 @@ fn run(work: &Work, size: &Size, ledger: Arc<Ledger>) {
             }
             continue;
         }
-        let mut turn = match work.queue.next() {
+        let at_most = ticket.seat().waits_at_most(LONGEST_WAIT);
+        let mut turn = match work.queue.next(at_most) {
             Ok(Woken::By(turn)) => turn,
             Ok(Woken::Late) if !size.is_surplus() => continue,
             Ok(Woken::Late | Woken::Poisoned) => return,

@@ -5,7 +5,7 @@
 use super::consumer::Work;
 use crate::client::Client;
 use crate::listener::Serves;
-use crate::queue::{Queue, Wait, Woken};
+use crate::queue::{LONGEST_WAIT, Queue, Wait, Woken};
 use crate::scoreboard::{Device, Scoreboard};
 use crate::sync::{Condvar, Mutex};
 use crate::sys::clock::{self, Tick};
@@ -151,7 +151,7 @@ fn queue() -> io::Result<()> {
         .map_err(|(_, e)| e)?;
     ours.write_all(b"?")?;
     for wait in [Wait::Read, Wait::Write, Wait::ReadWrite] {
-        let turn = match queue.next()? {
+        let turn = match queue.next(LONGEST_WAIT)? {
             Woken::By(turn) => turn,
             Woken::Late | Woken::Poisoned => {
                 return Err(io::Error::other("woken by nobody"));
@@ -163,7 +163,7 @@ fn queue() -> io::Result<()> {
         }
         queue.rearm(turn, wait)?;
     }
-    match queue.next()? {
+    match queue.next(LONGEST_WAIT)? {
         Woken::By(turn) => queue.close(turn),
         Woken::Late | Woken::Poisoned => return Err(io::Error::other("woken by nobody")),
     }

@@ -10,6 +10,7 @@
  *                 'w' whatever changes the disk: opens that make a file,
  *                     write, fsync, link, rename, unlink, mkdir
  *                 'a' all of them, and statvfs
+ *                 'm' what looks up a name in memory alone (RESOLVE_CACHED)
  *               the digits behind it are the milliseconds that one call is held;
  *               0 or none: until the mode changes or the file vanishes.
  *               At byte 64, two u32: calls held now, all that were held ever.
@@ -19,7 +20,7 @@
  *
  * fstat is left alone: a file that is open has its inode in memory. Nothing else
  * of the device is: who may not wait (RESOLVE_CACHED, RWF_NOWAIT) gets EAGAIN in
- * place of being held.
+ * place of being held, but for 'm'.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -322,7 +323,10 @@ long syscall(long nr, ...)
             errno = EAGAIN;
             return -1;
         }
-        by_open((int)a[0], (const char *)a[1], how[0]);
+        if (how[2] & RESOLVE_CACHED_FLAG)
+            by_path('m', (int)a[0], (const char *)a[1]);
+        else
+            by_open((int)a[0], (const char *)a[1], how[0]);
     }
     if (!real_syscall)
         real_syscall = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");

@@ -27,6 +27,8 @@ pub enum Calls {
     Writes,
     /// Every one, statvfs too.
     All,
+    /// Those that ask what is in memory, which no disk holds up.
+    Memory,
 }
 
 impl Calls {
@@ -36,6 +38,7 @@ impl Calls {
             Calls::Reads => 'r',
             Calls::Writes => 'w',
             Calls::All => 'a',
+            Calls::Memory => 'm',
         }
     }
 }

@@ -54,8 +54,8 @@ fn the_first_request_is_answered_as_one_of_a_server_that_keeps_nothing() {
         std::fs::write(&path, bytes).expect("write");
         path
     };
-    file("longest", &pattern(32 * 1024));
-    file("longer", &pattern(32 * 1024 + 1));
+    file("longest", &pattern(64 * 1024));
+    file("longer", &pattern(64 * 1024 + 1));
     file("empty", b"");
     let last = file("file", b"content");
     let builder = || Server::builder().docroot(root.path());

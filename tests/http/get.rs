@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
+use super::fresh::wait_until_old;
 use crate::harness::server::is_root;
 use crate::harness::{Conn, Server, SetOnDrop, assert_same, pattern};
 
@@ -213,6 +214,57 @@ fn a_reader_of_small_sips_gets_the_whole_file() {
     }
     assert_same(&body, &bytes, "the sipped file");
     conn.expect_open();
+}
+
+/// Files that are kept in memory, small ones and such as are sent without a copy, in one pipeline, to clients that take
+/// their time; and one that goes amid a reply.
+#[test]
+fn kept_files_come_whole_and_in_order_to_slow_readers() {
+    let server = Server::builder().workers(2).start();
+    let sizes = [
+        60 * 1024,
+        10,
+        64 * 1024,
+        20 * 1024,
+        100 * 1024,
+        0,
+        8 * 1024 + 1,
+    ];
+    let files: Vec<(String, Vec<u8>)> = sizes
+        .iter()
+        .enumerate()
+        .map(|(nr, size)| (format!("/dev1/{size}"), pattern(nr + size)[nr..].to_vec()))
+        .collect();
+    let mut last = None;
+    for (name, bytes) in &files {
+        last = Some(server.write(&name[1..], bytes));
+    }
+    wait_until_old(&last.expect("files"));
+    let mut all = String::new();
+    for (name, _) in files.iter().chain(&files).chain(files.iter().rev()) {
+        all += &format!("GET {name} HTTP/1.1\r\nHost: t\r\n\r\n");
+    }
+    let mut readers: Vec<Conn> = (0..16)
+        .map(|_| Conn::connect_narrow(server.addr(), 2048))
+        .collect();
+    for round in 0..4 {
+        for conn in &mut readers {
+            conn.send(&all);
+        }
+        if round == 2 {
+            // the server has the rest of its replies, or they are under way
+            let mut goes = Conn::connect_narrow(server.addr(), 2048);
+            goes.send(&all);
+            goes.head_of_response().expect(200, true);
+        }
+        for conn in &mut readers {
+            for (name, bytes) in files.iter().chain(&files).chain(files.iter().rev()) {
+                let reply = conn.response();
+                assert_same(&reply.expect(200, true).body, bytes, name);
+            }
+        }
+    }
+    server.stop();
 }
 
 #[test]

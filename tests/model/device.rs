@@ -5,7 +5,7 @@ use super::clock;
 use super::kernel::{self, Cascade, Kernel, Peer, Read, Socket};
 use super::scoreboard::Scoreboard;
 use crate::device::{Call, Devices, Line, Refusal, Ticket};
-use crate::queue::{Next, Queue, Turn, Wait, Woken};
+use crate::queue::{LONGEST_WAIT, Next, Queue, Turn, Wait, Woken};
 use crate::sync::Mutex;
 use crate::sys::clock::Tick;
 use crate::{check, explore, find_fault};
@@ -113,7 +113,7 @@ impl Worker {
     }
 
     fn consume(&self) {
-        while let Woken::By(turn) = self.queue.next().expect("an event") {
+        while let Woken::By(turn) = self.queue.next(LONGEST_WAIT).expect("an event") {
             self.serve(turn);
         }
     }
@@ -463,7 +463,7 @@ fn a_line_is_a_line() {
         let worker = Worker::open(1, Fault::None);
         let peers: Vec<_> = (0..4).map(|_| worker.connect()).collect();
         peers.iter().for_each(|peer| peer.send(b'1'));
-        let turn = || match worker.queue.next() {
+        let turn = || match worker.queue.next(LONGEST_WAIT) {
             Ok(Woken::By(turn)) => turn,
             _ => panic!("nobody is ready"),
         };

@@ -2,7 +2,7 @@
 
 use super::clock;
 use super::kernel::{Kernel, Peer, Read, Socket};
-use crate::queue::{Next, Queue, Turn, Wait, Woken};
+use crate::queue::{LONGEST_WAIT, Next, Queue, Turn, Wait, Woken};
 use crate::seats::{Seat, Seats};
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread;
@@ -43,7 +43,7 @@ impl Line for Queue<Client> {
     }
 
     fn next(&self) -> Option<Turn<Client>> {
-        match fine(Queue::next(self)) {
+        match fine(Queue::next(self, LONGEST_WAIT)) {
             Woken::By(turn) => Some(turn),
             // No timeout comes in this kernel.
             Woken::Poisoned | Woken::Late => None,

@@ -101,7 +101,7 @@ fn an_acceptor_that_is_stuck_is_told_as_well() {
         server.conn().get("/dev1/f%20le").expect(200, true);
     }
     let worker = server.worker_pids()[0];
-    let hang = disk.hang(Calls::Opens);
+    let hang = disk.hang(Calls::Memory);
     let mut reader = ask(&server, "/dev1/f%20le");
     eventually("an acceptor to be held", PATIENCE, || {
         held_threads(worker)

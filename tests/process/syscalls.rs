@@ -16,7 +16,7 @@ use crate::http::fresh::wait_until_old;
 type Row = (&'static str, &'static [(&'static str, f64)]);
 
 /// Every line of it stands in queues.txt as well.
-const CALLS: [Row; 12] = [
+const CALLS: [Row; 13] = [
     (
         "GET 1 KiB",
         &[
@@ -71,6 +71,16 @@ const CALLS: [Row; 12] = [
             ("recvfrom", 1.0),
             ("openat2", 1.0),
             ("sendto", 1.0),
+            ("epoll_ctl", 1.0),
+        ],
+    ),
+    (
+        "GET 48 KiB",
+        &[
+            ("epoll_wait", 1.0),
+            ("recvfrom", 1.0),
+            ("newfstatat", 1.0),
+            ("sendmsg", 1.0),
             ("epoll_ctl", 1.0),
         ],
     ),
@@ -370,6 +380,7 @@ fn each_kind_of_request_makes_the_calls_of_the_table() {
         fs::write(device.join(format!("many/{nr}")), pattern(1024)).unwrap();
     }
     fs::write(device.join("long"), pattern(100 * 1024)).unwrap();
+    fs::write(device.join("medium"), pattern(48 * 1024)).unwrap();
     fs::write(device.join("file"), pattern(1024)).unwrap();
     // who is accepted has sent its request: otherwise the kernel decides which comes first
     let server = Server::builder()
@@ -398,12 +409,14 @@ fn each_kind_of_request_makes_the_calls_of_the_table() {
     client.trace.begin("warming up", &mut client.conn);
     for _ in 0..20 {
         client.conn.get("/dev1/file").expect(200, true);
+        client.conn.get("/dev1/medium").expect(200, true);
     }
     client.ask("GET 1 KiB", 200, file);
     client.ask("HEAD", 200, |_| request("HEAD", "/dev1/file", ""));
     let tag = client.conn.get("/dev1/file").etag();
     let unless = format!("If-None-Match: {tag}\r\n");
     client.ask("GET, 304", 304, |_| request("GET", "/dev1/file", &unless));
+    client.ask("GET 48 KiB", 200, |_| request("GET", "/dev1/medium", ""));
     client.ask("GET 100 KiB", 200, |_| request("GET", "/dev1/long", ""));
     client.pipeline("16 GETs at once");
     client.connect("GET, client closes", "");

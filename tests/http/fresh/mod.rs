@@ -27,7 +27,15 @@ use crate::harness::{Conn, PATIENCE, Server, eventually, pattern};
 use crate::process::facts;
 
 /// On both sides of what leaves in one send, none, one, and what goes by sendfile. Bytes.
-const SIZES: [usize; 6] = [0, 1, 1024, 32 * 1024, 32 * 1024 + 1, 100 * 1024];
+const SIZES: [usize; 7] = [
+    0,
+    1,
+    1024,
+    8 * 1024 + 1,
+    64 * 1024,
+    64 * 1024 + 1,
+    100 * 1024,
+];
 
 /// Nobody may keep the content of a file whose status changed less than a clock's tick ago: a second change might
 /// leave no trace. Whatever margin the server keeps, it is less than this.
