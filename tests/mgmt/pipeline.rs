@@ -1,6 +1,7 @@
 //! The stream: pipelining, half-close, the limit of a line, clients that do not read.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use super::{ask, builder, dial, expect, expect_open, sum};
 use crate::harness::{Conn, PATIENCE, eventually, pattern};
@@ -199,20 +200,33 @@ fn check_halt(commands: usize, in_digest: bool) {
     let mut conn = Conn::connect_narrow(server.mgmt_addr(), 4096);
     // A socket has no room for more long before it is full, so some digest comes to its halt with all replies
     // before it under way.
-    let (mut due, mut was_open) = (0, false);
-    while !was_cut() {
-        assert!(due < 100_000_000, "the kernel takes replies without end");
-        conn.send(&requests);
-        due += replies as u64;
-        eventually("the replies, or the end", PATIENCE, || {
-            let there = conn.undelivered();
-            if there < due && !was_cut() {
-                was_open = is_open();
+    let (over, mut due) = (AtomicBool::new(false), 0);
+    let was_open = std::thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            let mut looks = Vec::new();
+            while !over.load(Ordering::SeqCst) {
+                looks.push((Instant::now(), is_open()));
+                std::thread::sleep(Duration::from_millis(20));
             }
-            there >= due || was_cut()
+            looks
         });
-    }
-    assert_eq!(was_open, in_digest, "a digest was under way");
+        while !was_cut() {
+            assert!(due < 100_000_000, "the kernel takes replies without end");
+            conn.send(&requests);
+            due += replies as u64;
+            eventually("the replies, or the end", PATIENCE, || {
+                conn.undelivered() >= due || was_cut()
+            });
+        }
+        // it stands still for 1.5 s before it is cut, and the log says so a moment after the file is closed
+        let halted = Instant::now() - Duration::from_millis(700);
+        over.store(true, Ordering::SeqCst);
+        let looks = looks.join().expect("looks");
+        let look = looks.iter().rfind(|(when, _)| *when < halted);
+        look.expect("a look at it").1
+    });
+    // between so many commands it may come to its halt, too
+    assert!(was_open || !in_digest, "no digest was under way");
     eventually("the file to be closed", PATIENCE, || !is_open());
     server.stop();
 }
