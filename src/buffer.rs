@@ -24,6 +24,9 @@ const SMALL_READ: usize = 4096;
 /// on top. Bytes.
 pub const OUTBOX_FULL: usize = 64 * 1024;
 
+/// Room for the head of the reply that comes on top. Bytes.
+const HEADS: usize = 4096;
+
 /// Bytes received and not parsed yet.
 #[derive(Default)]
 pub struct Inbox {
@@ -220,7 +223,7 @@ impl Desk {
                 ..Inbox::default()
             },
             outbox: Outbox {
-                buf: Vec::with_capacity(2 * OUTBOX_FULL),
+                buf: Vec::with_capacity(2 * OUTBOX_FULL + HEADS),
                 ..Outbox::default()
             },
             spare_in: Vec::new(),

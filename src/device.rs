@@ -191,9 +191,7 @@ impl Ticket {
                 is_slow
             }
         };
-        if is_slow {
-            self.seat.meets_slow();
-        }
+        self.seat.enters(is_slow);
         Ok(())
     }
 
@@ -205,7 +203,7 @@ impl Ticket {
 
     fn give_back(&mut self) {
         if let Some(mut pass) = self.pass.take() {
-            pass.has_waited = self.seat.has_waited();
+            pass.has_waited = self.seat.leaves();
         }
     }
 }
@@ -260,7 +258,7 @@ impl Devices {
         let mut table = self.table.lock();
         if table.lanes.waiting_for(line.lane()) == 0 && table.lanes.has_room(line.lane()) {
             let now = Tick::now();
-            let is_slow = table.lanes.is_slow(line.lane(), now);
+            let is_slow = table.lanes.is_slow(line.lane());
             return Ok((self.pass(&mut table, line.lane(), Some(now)), is_slow));
         }
         Err(if !line.begun && table.lanes.is_full(line.lane()) {
@@ -388,7 +386,7 @@ impl Pass {
         let now = Tick::now();
         let mut table = self.devices.table.lock();
         table.lanes.begin(self.lane, self.serial, now);
-        table.lanes.is_slow(self.lane, now)
+        table.lanes.is_slow(self.lane)
     }
 }
 

@@ -9,7 +9,7 @@
 //! the pool replaces it, and it weighs on its own device alone.
 
 use crate::queue::Token;
-use crate::sys::clock::Tick;
+use crate::sys::clock::{self, Tick};
 use crate::sys::thread::Thread;
 use std::collections::VecDeque;
 
@@ -22,9 +22,12 @@ const HANGS_MS: u32 = 1000;
 /// comes at once to a healthy disk is served.
 const LINE: usize = 128;
 
-/// A device in which a consumer has waited without knowing it before is slow for
+/// A device in which consumers have waited without knowing it before is slow for
 /// so long. Milliseconds.
-const SLOW_MS: u32 = 200;
+const SLOW_MS: u64 = 200;
+
+/// Twice within so long: one may have lost its core. Milliseconds.
+const TWICE_MS: u64 = 25;
 
 /// Lost consumers are replaced by this many times the number of all at most.
 /// Those beyond weigh on all devices again.
@@ -38,8 +41,11 @@ struct Lane {
     lost: usize,
     /// When that was last told.
     told: Option<Tick>,
-    /// When one has left it last who had waited, and could not know it before.
-    slow: Option<Tick>,
+    /// When one has left it last who had waited, and could not know it before;
+    /// and when that was not the first. Milliseconds, of a clock that does not
+    /// wrap; 0: never.
+    waited: u64,
+    slow: u64,
 }
 
 impl Lane {
@@ -148,20 +154,20 @@ impl Lanes {
     }
 
     /// Whether who enters now may well wait there.
-    pub fn is_slow(&mut self, lane: u32, now: Tick) -> bool {
-        let lane = self.lane(lane);
-        let is_slow = lane.slow.is_some_and(|slow| now.since(slow) < SLOW_MS);
-        if !is_slow {
-            lane.slow = None;
-        }
-        is_slow
+    pub fn is_slow(&mut self, lane: u32) -> bool {
+        let slow = self.lane(lane).slow;
+        slow > 0 && clock::coarse_ms().saturating_sub(slow) < SLOW_MS
     }
 
     /// `has_waited`: see [`Lanes::is_slow`].
     pub fn let_out(&mut self, lane: u32, serial: u64, has_waited: bool) {
         let place = self.lane(lane);
         if has_waited {
-            place.slow = Some(Tick::now());
+            let now = clock::coarse_ms();
+            let before = std::mem::replace(&mut place.waited, now);
+            if before > 0 && now.saturating_sub(before) <= TWICE_MS {
+                place.slow = now;
+            }
         }
         let Some(at) = place.inside.iter().position(|v| v.serial == serial) else {
             return;
@@ -332,6 +338,22 @@ mod tests {
             );
             assert_eq!(consumers - lanes.inside, share);
         }
+    }
+
+    #[test]
+    fn a_device_is_slow_when_two_have_waited() {
+        let mut lanes = lanes(4);
+        let mut visit = |has_waited| {
+            let serial = lanes.let_in(0, None);
+            lanes.let_out(0, serial, has_waited);
+            lanes.is_slow(0)
+        };
+        assert!(!visit(false) && !visit(true));
+        assert!(visit(true), "the next one within 25 ms");
+        assert!(visit(false), "for a while");
+        assert!(!lanes.is_slow(1));
+        lanes.lanes[0].slow -= SLOW_MS;
+        assert!(!lanes.is_slow(0));
     }
 
     #[test]

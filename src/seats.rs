@@ -11,7 +11,7 @@
 
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard};
-use crate::sys::clock::{self, Tick};
+use crate::sys::clock;
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,16 +23,20 @@ const LOOK: Duration = Duration::from_millis(4);
 /// a client comes: a quiet server's threads do not wake.
 const QUIET_LOOKS: u32 = 4;
 
-/// A turn that has taken so long has waited, if it may have. Nanoseconds.
+/// What may have waited and took so long has waited. Nanoseconds.
 const LONG_NS: u64 = 2_000_000;
+
+/// After the watch has taken a seat, all who may wait give theirs up for so long:
+/// others may come to the same disk. Milliseconds.
+const SURPRISED_MS: u64 = 100;
 
 /// For so long behind a wait for a disk a consumer needs no seat: where many
 /// wait, to hand seats to and fro would cost more than it saves. Milliseconds.
-const EXTRA_MS: u32 = 10;
+const EXTRA_MS: u64 = 10;
 
 /// After a wait for a disk its consumer asks before it sends from a file
 /// whether it is in memory; otherwise each so manieth time. Milliseconds.
-const WARY_MS: u32 = 1000;
+const WARY_MS: u64 = 1000;
 const ASKS_EVERY: u32 = 8;
 
 /// What a seat says: 0 when it is free, or its owner's number, above the number
@@ -51,6 +55,8 @@ pub struct Seats {
     standby: AtomicUsize,
     /// The watch sleeps until it is woken.
     dozes: AtomicBool,
+    /// When it last took a seat from one who hung, in milliseconds.
+    surprised: AtomicU64,
     room: Mutex<Room>,
     /// A seat has become free; told the watch only where nobody else stands by.
     free: Condvar,
@@ -73,20 +79,24 @@ pub struct Seat {
     owner: u64,
     /// Its place, and what that says.
     held: Cell<Option<(usize, u64)>>,
-    turn: Turn,
-    /// When it knew last that it would wait.
-    waited: Cell<Option<Tick>>,
+    visit: Visit,
+    /// When it knew last that it would wait: milliseconds, of a clock that does
+    /// not wrap. 0: never.
+    waited: Cell<u64>,
     asks: Cell<u32>,
 }
 
-/// What is known of the turn that is under way.
+/// What is known of the visit to a device that is under way.
 #[derive(Default)]
-struct Turn {
-    /// Nanoseconds of the monotonic clock.
+struct Visit {
+    /// Nanoseconds of the monotonic clock: it is not earlier than this. 0: with
+    /// the next that begins.
     began: Cell<u64>,
-    /// It may have waited.
+    /// It may be waiting, or have waited: it is timed.
     may_wait: Cell<bool>,
-    /// Its device makes threads wait, lately.
+    /// It has waited, and could not know it before.
+    has_waited: Cell<bool>,
+    /// The device makes threads wait, lately.
     is_slow: Cell<bool>,
 }
 
@@ -98,6 +108,7 @@ impl Seats {
             next: AtomicU32::new(1),
             standby: AtomicUsize::new(0),
             dozes: AtomicBool::new(false),
+            surprised: AtomicU64::new(0),
             room: Mutex::new(Room::default()),
             free: Condvar::new(),
             watch: Condvar::new(),
@@ -206,6 +217,7 @@ impl Seats {
                         .compare_exchange(now, word, Ordering::SeqCst, Ordering::SeqCst)
                         .is_ok()
                 {
+                    self.surprised.store(clock::coarse_ms(), Ordering::Relaxed);
                     return Some((place, word));
                 }
                 moves |= in_turn || now != *before;
@@ -273,22 +285,19 @@ impl Seat {
     /// How long it may wait for clients; who has no seat not for long.
     pub fn waits_at_most(&self, longest: Duration) -> Duration {
         if self.seats.is_some() && self.held.get().is_none() {
-            return Duration::from_millis(EXTRA_MS.into());
+            return Duration::from_millis(EXTRA_MS);
         }
         longest
     }
 
-    fn has_waited_within(&self, ms: u32) -> bool {
-        self.waited
-            .get()
-            .is_some_and(|waited| Tick::now().since(waited) < ms)
+    fn has_waited_within(&self, ms: u64) -> bool {
+        let waited = self.waited.get();
+        waited > 0 && clock::coarse_ms().saturating_sub(waited) < ms
     }
 
     /// A turn begins, at this nanosecond of the monotonic clock. It has a seat.
     pub fn begin(&self, now: u64) {
-        self.turn.began.set(now);
-        self.turn.may_wait.set(false);
-        self.turn.is_slow.set(false);
+        self.visit.began.set(now);
         if let (Some(seats), Some((place, word))) = (&self.seats, self.held.get()) {
             let owner = word >> OWNER_SHIFT << OWNER_SHIFT;
             let turns = u64::from((word as u32).wrapping_add(ONE_TURN as u32));
@@ -314,8 +323,9 @@ impl Seat {
     /// From here on it waits for a disk, or for a core for long: another takes
     /// its seat.
     pub fn will_wait(&self) {
+        self.stop_timing();
         if let Some(seats) = &self.seats {
-            self.waited.set(Some(Tick::now()));
+            self.waited.set(clock::coarse_ms());
             if let Some(held) = self.held.take() {
                 seats.free(held);
             }
@@ -324,26 +334,63 @@ impl Seat {
 
     /// From here on it may wait for a disk, nobody can say.
     pub fn may_wait(&self) {
+        self.may_hang();
+        if self.held.get().is_some() && self.visit.is_slow.get() {
+            self.will_wait();
+        }
         self.should_not_wait();
-        if self.turn.is_slow.get() {
+    }
+
+    /// It will not wait, but for a disk that hangs.
+    pub fn may_hang(&self) {
+        if self.held.get().is_some() && self.is_surprised() {
             self.will_wait();
         }
     }
 
+    fn is_surprised(&self) -> bool {
+        self.seats.as_ref().is_some_and(|seats| {
+            let when = seats.surprised.load(Ordering::Relaxed);
+            when > 0 && clock::coarse_ms().saturating_sub(when) < SURPRISED_MS
+        })
+    }
+
     /// It will not wait, as far as anybody knows.
     pub fn should_not_wait(&self) {
-        self.turn.may_wait.set(true);
+        self.visit.may_wait.set(true);
     }
 
-    /// Its device has made threads wait lately, where they could not know.
-    pub fn meets_slow(&self) {
-        self.turn.is_slow.set(true);
+    /// It enters a device, which may have made threads wait lately.
+    pub fn enters(&self, is_slow: bool) {
+        self.visit.may_wait.set(false);
+        self.visit.has_waited.set(false);
+        self.visit.is_slow.set(is_slow);
+        if self.visit.began.get() == 0 {
+            self.visit.began.set(clock::monotonic_ns());
+        }
     }
 
-    /// Whether this turn has made it wait without its knowing before.
-    pub fn has_waited(&self) -> bool {
-        self.turn.may_wait.get()
-            && clock::monotonic_ns().saturating_sub(self.turn.began.get()) >= LONG_NS
+    /// It leaves the device. Whether that has made it wait without its knowing
+    /// before.
+    pub fn leaves(&self) -> bool {
+        self.stop_timing();
+        self.visit.began.set(0);
+        self.visit.has_waited.get()
+    }
+
+    /// What comes now is no surprise.
+    fn stop_timing(&self) {
+        if self.visit.may_wait.take() {
+            let took = clock::monotonic_ns().saturating_sub(self.visit.began.get());
+            self.visit
+                .has_waited
+                .set(self.visit.has_waited.get() || took >= LONG_NS);
+        }
+    }
+
+    /// Whether it is a consumer's.
+    pub fn is_one(&self) -> bool {
+        self.seats.is_some()
     }
 
     /// Whether a question to the kernel whether it would wait is worth its price,
@@ -353,7 +400,7 @@ impl Seat {
             return false;
         }
         self.asks.set(self.asks.get().wrapping_add(1));
-        self.turn.is_slow.get()
+        self.visit.is_slow.get()
             || self.asks.get().is_multiple_of(ASKS_EVERY)
             || self.has_waited_within(WARY_MS)
     }

@@ -37,6 +37,9 @@ const SHARDS: usize = 16;
 /// files than it holds, read in turns, would all be copied for nothing.
 const PUSHES_EVERY: u32 = 16;
 
+/// So many of those that would have to leave are asked whether they are old.
+const LOOKS_AT: usize = 8;
+
 /// What a copy takes besides its path, content and note. Bytes, about.
 const OVERHEAD: usize = 450;
 
@@ -62,6 +65,11 @@ pub struct Kept {
 impl Kept {
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// Whether it must be read anew, whatever the kernel says.
+    fn is_old(&self, now: u64) -> bool {
+        now.saturating_sub(self.read) >= LASTS_MS
     }
 
     /// All of it.
@@ -173,7 +181,7 @@ impl Cache {
         let hash = self.hash(path);
         let shard = self.shard(hash);
         let entry = &shard.entries[*shard.places.get(&hash)?];
-        if *entry.path != *path.as_c_str() || now().saturating_sub(entry.kept.read) >= LASTS_MS {
+        if *entry.path != *path.as_c_str() || entry.kept.is_old(now()) {
             return None;
         }
         // Written only where it changes: other cores read it, too.
@@ -184,19 +192,25 @@ impl Cache {
     }
 
     /// Whether `path` is worth to be kept: it can be, and has been read before,
-    /// lately. Where others would have to leave for it, one of some is.
+    /// lately. Where others would have to leave for it that are of use still, one
+    /// of some is.
     pub(super) fn wants(&self, path: &StorePath, len: u64) -> bool {
         let bytes = cost(path.as_c_str(), len as usize);
         if len > MAX_KEPT || bytes > self.room {
             return false;
         }
         let hash = self.hash(path);
-        self.seen.again(hash)
-            && (self.shard(hash).bytes + bytes <= self.room
-                || self
-                    .pushed
-                    .fetch_add(1, Ordering::Relaxed)
-                    .is_multiple_of(PUSHES_EVERY))
+        if !self.seen.again(hash) {
+            return false;
+        }
+        let has_room = self
+            .shard(hash)
+            .has_room(hash, bytes, self.room, clock::coarse_ms());
+        has_room
+            || self
+                .pushed
+                .fetch_add(1, Ordering::Relaxed)
+                .is_multiple_of(PUSHES_EVERY)
     }
 
     /// Keeps what was read, in place of what was kept of `path` before.
@@ -220,9 +234,9 @@ impl Cache {
         let mut shard = self.shard(hash);
         // Freed behind the lock.
         let _before = shard.remove(hash);
-        let mut left = Vec::new();
+        let (mut left, now) = (Vec::new(), clock::coarse_ms());
         while shard.bytes + bytes > self.room {
-            left.extend(shard.evict());
+            left.extend(shard.evict(now));
         }
         shard.bytes += bytes;
         let place = shard.entries.insert(entry);
@@ -238,6 +252,21 @@ impl Cache {
 }
 
 impl Shard {
+    /// Whether so many bytes need not push out anybody but the one of this hash,
+    /// or one that is too old to be served.
+    fn has_room(&self, hash: u64, bytes: usize, room: usize, now: u64) -> bool {
+        let own = self.places.get(&hash).map(|place| &self.entries[*place]);
+        if self.bytes - own.map_or(0, Entry::bytes) + bytes <= room {
+            return true;
+        }
+        // Those whom the hand will come to first.
+        let places = (self.hand..self.entries.capacity()).chain(0..self.hand);
+        let mut next = places.filter_map(|place| self.entries.get(place));
+        next.by_ref()
+            .take(LOOKS_AT)
+            .any(|entry| entry.kept.is_old(now))
+    }
+
     fn remove(&mut self, hash: u64) -> Option<Entry> {
         let place = self.places.remove(&hash)?;
         let entry = self.entries.remove(place);
@@ -247,7 +276,7 @@ impl Shard {
 
     /// Takes out the next one that was not used since the hand came by. There
     /// is one.
-    fn evict(&mut self) -> Option<Entry> {
+    fn evict(&mut self, now: u64) -> Option<Entry> {
         loop {
             if self.hand >= self.entries.capacity() {
                 self.hand = 0;
@@ -260,7 +289,8 @@ impl Shard {
                 }
                 continue;
             };
-            if !entry.kept.was_used.swap(false, Ordering::Relaxed) {
+            let was_used = entry.kept.was_used.swap(false, Ordering::Relaxed);
+            if !was_used || entry.kept.is_old(now) {
                 let hash = entry.hash;
                 return self.remove(hash);
             }
@@ -392,6 +422,28 @@ mod tests {
             assert!(cache.get(&path(&name)).is_some());
         }
         assert!(cache.get(&path(&used)).is_none());
+    }
+
+    #[test]
+    fn a_full_cache_lets_in_whoever_pushes_out_nobody_of_use() {
+        let cache = Cache::new(1 << 20);
+        let names: Vec<String> = neighbours(&cache).take(400).collect();
+        let content = [0; 1000];
+        names.iter().for_each(|name| put(&cache, name, &content));
+        let (here, gone) = (&names[399], &names[0]);
+        assert!(cache.get(&path(gone)).is_none(), "it is full");
+        let wanted = |name: &str| {
+            let times = (0..160).filter(|_| cache.wants(&path(name), 1000));
+            times.count()
+        };
+        assert!(wanted(here) >= 159, "in its own place");
+        assert!((9..=11).contains(&wanted(gone)), "one of sixteen");
+        let hash = cache.hash(&path(gone));
+        let has_room = |later: u64| {
+            let now = clock::coarse_ms() + later;
+            cache.shard(hash).has_room(hash, 1500, cache.room, now)
+        };
+        assert!(!has_room(0) && has_room(LASTS_MS), "in an old one's place");
     }
 
     #[test]

@@ -58,10 +58,10 @@ impl Download {
         seat: &Seat,
     ) -> io::Result<Sent> {
         if !self.copies {
-            if !seat.asks() || self.is_in_memory(offset) {
-                seat.should_not_wait();
-            } else {
-                seat.will_wait();
+            match seat.asks().then(|| self.is_in_memory(offset)) {
+                Some(Some(false)) => seat.will_wait(),
+                Some(None) => seat.may_wait(),
+                Some(Some(true)) | None => seat.should_not_wait(),
             }
             match sendfile::sendfile(socket, self.file.as_fd(), offset, max) {
                 Ok(0) => return Ok(Sent::Short),
@@ -78,10 +78,14 @@ impl Download {
     }
 
     /// What the kernel says of the byte there, which is all that can be asked.
-    /// False also where it does not know.
-    fn is_in_memory(&self, offset: u64) -> bool {
+    /// None: its filesystem does not tell (tmpfs, FUSE).
+    fn is_in_memory(&self, offset: u64) -> Option<bool> {
         let mut byte = Vec::with_capacity(1);
-        cached::pread_append(self.file.as_fd(), &mut byte, 1, offset).is_ok()
+        match cached::pread_append(self.file.as_fd(), &mut byte, 1, offset) {
+            Ok(_) => Some(true),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Some(false),
+            Err(_) => None,
+        }
     }
 
     fn copy(
@@ -113,20 +117,25 @@ impl Download {
         seat: &Seat,
     ) -> io::Result<usize> {
         let mut got = 0;
-        let mut read: Read = cached::pread_append;
+        let mut asks = seat.is_one();
         while got < len {
+            let read: Read = match asks {
+                true => cached::pread_append,
+                false => file::pread_append,
+            };
             match read(self.file.as_fd(), buf, len - got, offset + got as u64) {
-                Ok(0) => break,
-                Ok(n) => got += n,
+                Ok(n) if n > 0 => got += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    seat.will_wait();
-                    read = file::pread_append;
+                // Whatever it is (not the end of the file for certain: Linux 5.9
+                // and 5.10 say 0 in its midst), the plain call will tell.
+                refused if asks => {
+                    asks = false;
+                    match refused {
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => seat.will_wait(),
+                        _ => seat.may_wait(),
+                    }
                 }
-                Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                    seat.may_wait();
-                    read = file::pread_append;
-                }
+                Ok(_) => break,
                 Err(e) => return Err(e),
             }
         }

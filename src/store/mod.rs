@@ -115,6 +115,7 @@ impl Store {
     /// file that was found beneath it.)
     pub fn find(&self, path: &StorePath, seat: &Seat) -> io::Result<Found> {
         if let Some(kept) = self.cache.get(path) {
+            seat.may_hang();
             match file::facts_at(self.root.as_fd(), path.as_c_str()) {
                 Ok(now) if now == *kept.facts() => return Ok(Found::Kept(kept)),
                 _ => self.cache.remove(path),
@@ -207,6 +208,9 @@ impl Store {
         seat: &Seat,
     ) -> io::Result<OwnedFd> {
         let mut is_refused = false;
+        // The question is about names alone: its filesystem may take its time
+        // to open what they lead to.
+        seat.may_wait();
         if self.tells.load(Ordering::Relaxed) && how.makes_nothing() {
             match cached::open_beneath(dir, path, how) {
                 Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => seat.will_wait(),
@@ -216,7 +220,6 @@ impl Store {
                 other => return other,
             }
         }
-        seat.may_wait();
         let opened = self.resolve(dir, path, how);
         // Not for the path's sake: the kernel does not know the question.
         if is_refused && !matches!(&opened, Err(e) if e.raw_os_error() == Some(libc::EINVAL)) {

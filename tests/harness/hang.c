@@ -11,6 +11,9 @@
  *                     write, fsync, link, rename, unlink, mkdir
  *                 'a' all of them, and statvfs
  *                 'm' what looks up a name in memory alone (RESOLVE_CACHED)
+ *                 'z' nothing, but who reads from memory alone (RWF_NOWAIT) gets
+ *                     0 bytes, as on Linux 5.9 and 5.10 at times
+ *                 'v' nothing, but that is EINVAL, as before Linux 4.14
  *               the digits behind it are the milliseconds that one call is held;
  *               0 or none: until the mode changes or the file vanishes.
  *               At byte 64, two u32: calls held now, all that were held ever.
@@ -262,6 +265,12 @@ HELD(ssize_t, pread64, (int fd, void *to, size_t n, off64_t o), (fd, to, n, o), 
     {                                                                                  \
         if (flags & RWF_NOWAIT && fd_is_held('r', fd)) {                               \
             errno = EAGAIN;                                                            \
+            return -1;                                                                 \
+        }                                                                              \
+        if (flags & RWF_NOWAIT && fd_is_held('z', fd))                                 \
+            return 0;                                                                  \
+        if (flags & RWF_NOWAIT && fd_is_held('v', fd)) {                               \
+            errno = EINVAL;                                                            \
             return -1;                                                                 \
         }                                                                              \
         by_fd('r', fd);                                                                \

@@ -29,6 +29,9 @@ pub enum Calls {
     All,
     /// Those that ask what is in memory, which no disk holds up.
     Memory,
+    /// None: reads from memory find nothing, or are no call that the kernel knows.
+    Nothing,
+    Unknown,
 }
 
 impl Calls {
@@ -39,6 +42,8 @@ impl Calls {
             Calls::Writes => 'w',
             Calls::All => 'a',
             Calls::Memory => 'm',
+            Calls::Nothing => 'z',
+            Calls::Unknown => 'v',
         }
     }
 }

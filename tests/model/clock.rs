@@ -32,6 +32,10 @@ pub fn monotonic_ns() -> u64 {
     NOW.get()
 }
 
+pub fn coarse_ms() -> u64 {
+    monotonic_ns() / 1_000_000
+}
+
 pub fn set_alarm(after: Duration, sleepers: Arc<Sleepers>, number: usize) {
     let at = NOW.get() + after.as_nanos() as u64;
     ALARMS.with_borrow_mut(|alarms| {

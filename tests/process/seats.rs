@@ -6,18 +6,19 @@ use std::time::{Duration, Instant};
 
 use super::alone;
 use crate::harness::hang::{Calls, Disk, held_threads};
-use crate::harness::{Conn, PATIENCE, Server, eventually};
+use crate::harness::{Conn, PATIENCE, Server, eventually, hex_md5, pattern};
 use crate::http::fresh::wait_until_old;
 
 /// What a client of a healthy device may wait for its reply while other tests load the machine.
 const PROMPT: Duration = Duration::from_secs(2);
 
-/// Seats of each of so many workers.
+/// Consumers of each server here.
+const CONSUMERS: usize = 20;
+
+/// Those of each of so many workers who wait for clients.
 fn seats(workers: usize) -> usize {
-    std::thread::available_parallelism()
-        .expect("cores")
-        .get()
-        .div_ceil(workers)
+    let cores = std::thread::available_parallelism().expect("cores").get();
+    cores.div_ceil(workers).min(CONSUMERS / workers)
 }
 
 /// Of each consumer: its folder in /proc.
@@ -90,7 +91,10 @@ fn wakes(worker: i32) -> u64 {
 #[test]
 fn as_many_wait_as_there_are_cores_for() {
     for workers in [1, 2] {
-        let server = Server::builder().workers(workers).threads(20).start();
+        let server = Server::builder()
+            .workers(workers)
+            .threads(CONSUMERS as u32)
+            .start();
         server.write("dev1/file", "content");
         let wanted = seats(workers as usize);
         eventually("as many to wait as there are seats", PATIENCE, || {
@@ -113,7 +117,7 @@ fn as_many_wait_as_there_are_cores_for() {
 
 #[test]
 fn a_quiet_servers_consumers_sleep() {
-    let server = Server::builder().threads(20).start();
+    let server = Server::builder().threads(CONSUMERS as u32).start();
     server.conn().get("/").expect(200, true);
     let worker = server.worker_pids()[0];
     // one of them looks on for a while
@@ -138,7 +142,7 @@ fn who_hangs_without_a_warning_holds_up_nobody() {
     let server = disk
         .builder()
         .workers(2)
-        .threads(20)
+        .threads(CONSUMERS as u32)
         .arg("--device-wait=600")
         .arg("--probe-timeout=600")
         .start();
@@ -166,9 +170,15 @@ fn who_hangs_without_a_warning_holds_up_nobody() {
         };
         server.worker_pids().into_iter().map(count).collect()
     };
-    // more of each worker's than it has seats
+    // more of each worker's than it has seats; who is accepted by which worker, the kernel decides
     eventually("half of the consumers to be held", PATIENCE, || {
-        held().iter().all(|count| *count == 5)
+        let are = held().iter().all(|count| *count == CONSUMERS / 4);
+        if !are {
+            let mut conn = server.conn();
+            conn.send("GET /dev1/kept HTTP/1.1\r\nHost: t\r\n\r\n");
+            askers.push(conn);
+        }
+        are
     });
     let mut slowest = Duration::ZERO;
     for _ in 0..100 {
@@ -187,5 +197,43 @@ fn who_hangs_without_a_warning_holds_up_nobody() {
     eventually("the others to stand by", PATIENCE, || {
         are_seated(&server, seats(2))
     });
+    server.stop();
+}
+
+/// What a kernel says of its memory is not what the file is: nothing may be the end, or it may not know the question.
+#[test]
+fn what_reads_from_memory_come_to_is_never_the_content() {
+    let Some(disk) = Disk::new("dev1") else {
+        return;
+    };
+    let server = disk.builder().mgmt("127.0.0.1:0").arg("--cache=0").start();
+    let bytes = pattern(700_000);
+    server.write("dev1/short", &bytes[..50_000]);
+    server.write("dev1/long", &bytes);
+    let sum = hex_md5(&bytes);
+    for kind in [Calls::Nothing, Calls::Unknown, Calls::Reads] {
+        // each call is held for a moment at most
+        let odd = disk.slow(kind, 1);
+        let mut conn = server.conn();
+        for _ in 0..3 {
+            assert_eq!(
+                conn.get("/dev1/short").expect(200, true).body,
+                bytes[..50_000]
+            );
+            assert_eq!(conn.get("/dev1/long").expect(200, true).body, bytes);
+            let range = [("Range", "bytes=1000-9999")];
+            let reply = conn.request("GET", "/dev1/long", &range, b"");
+            assert_eq!(reply.expect(206, true).body, bytes[1000..10_000]);
+        }
+        let mut asker = Conn::connect(server.mgmt_addr());
+        asker.send("MD5 /dev1/long\r\nMD5 /dev1/long fsck\r\n");
+        let wanted = format!("/dev1/long MD5={sum}\r\n").repeat(2);
+        assert_eq!(
+            asker.read_exactly(wanted.len()),
+            wanted.as_bytes(),
+            "{kind:?}"
+        );
+        drop(odd);
+    }
     server.stop();
 }
