@@ -138,7 +138,10 @@ fn without_unnamed_files_the_next_worker_sweeps() {
         all.filter(|name| name.contains(".rmogstored-tmp/"))
             .collect()
     };
-    assert_eq!(temporary().len(), halves.len());
+    // what a worker has read it has not written yet, for a moment
+    eventually("a name for each", PATIENCE, || {
+        temporary().len() == halves.len()
+    });
     let skip = server.log().len();
     signal(victim, libc::SIGKILL);
     server.wait_log_after(skip, "worker 0 is ready", PATIENCE);
