@@ -407,6 +407,14 @@ impl Seat {
 }
 
 #[cfg(test)]
+impl Seats {
+    /// Whether a seat is nobody's.
+    pub fn any_free(&self) -> bool {
+        self.has_free()
+    }
+}
+
+#[cfg(test)]
 impl Seat {
     /// Whether it is one, as far as it knows.
     pub fn is_held(&self) -> bool {

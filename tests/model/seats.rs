@@ -229,6 +229,7 @@ fn a_lost_seat_is_not_given() {
             clock::pass(LOOK);
         }
         first.will_wait();
+        assert!(!all.any_free());
         goes_on.wait();
         join(second);
     });
