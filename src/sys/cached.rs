@@ -4,7 +4,7 @@
 //! `uncached.rs`.
 
 use super::file::{Facts, Kind, Open, open_resolved};
-use super::{check, check_len};
+use super::{append, check};
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -53,21 +53,12 @@ pub fn pread_append(
     offset: u64,
 ) -> io::Result<usize> {
     buf.reserve(max);
-    let room = libc::iovec {
-        iov_base: buf.spare_capacity_mut().as_mut_ptr().cast(),
-        iov_len: max,
+    let (fd, offset) = (file.as_raw_fd(), offset as libc::off_t);
+    let read = |iov_base, iov_len| {
+        let room = libc::iovec { iov_base, iov_len };
+        // SAFETY: one buffer, which lives through the call.
+        unsafe { libc::preadv2(fd, &room, 1, offset, libc::RWF_NOWAIT) }
     };
-    // SAFETY: one buffer, of `max` bytes of spare capacity reserved just now.
-    let n = check_len(unsafe {
-        libc::preadv2(
-            file.as_raw_fd(),
-            &room,
-            1,
-            offset as libc::off_t,
-            libc::RWF_NOWAIT,
-        )
-    })?;
-    // SAFETY: the kernel has just written `n` bytes there.
-    unsafe { buf.set_len(buf.len() + n) };
-    Ok(n)
+    // SAFETY: preadv2 writes what it returns, `iov_len` bytes at most.
+    unsafe { append(buf, max, read) }
 }

@@ -1,6 +1,6 @@
 //! Files, always relative to a directory that somebody opened before.
 
-use super::{check, check_len, own};
+use super::{append, check, check_len, own};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
@@ -320,18 +320,9 @@ pub fn pread_append(
     offset: u64,
 ) -> io::Result<usize> {
     buf.reserve(max);
-    // SAFETY: `max` bytes of spare capacity were reserved just now.
-    let n = check_len(unsafe {
-        libc::pread(
-            file.as_raw_fd(),
-            buf.spare_capacity_mut().as_mut_ptr().cast(),
-            max,
-            offset as libc::off_t,
-        )
-    })?;
-    // SAFETY: the kernel has just written `n` bytes there.
-    unsafe { buf.set_len(buf.len() + n) };
-    Ok(n)
+    let (fd, offset) = (file.as_raw_fd(), offset as libc::off_t);
+    // SAFETY: pread writes what it returns, `len` bytes at most.
+    unsafe { append(buf, max, |at, len| libc::pread(fd, at, len, offset)) }
 }
 
 /// `pwrite(2)`; may write less than all.

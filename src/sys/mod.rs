@@ -48,6 +48,26 @@ fn check_len(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
+/// Has a call read up to `max` bytes behind the end of `buf`, whose capacity has
+/// room for them; returns how many it read.
+///
+/// # Safety
+///
+/// `read` writes nothing but the bytes that it says it read, `max` at most, from
+/// the given address on, or returns a negative number.
+unsafe fn append(
+    buf: &mut Vec<u8>,
+    max: usize,
+    read: impl FnOnce(*mut libc::c_void, usize) -> isize,
+) -> io::Result<usize> {
+    let spare = buf.spare_capacity_mut();
+    debug_assert!(spare.len() >= max);
+    let n = check_len(read(spare.as_mut_ptr().cast(), max))?;
+    // SAFETY: `read` has just written `n` bytes there.
+    unsafe { buf.set_len(buf.len() + n) };
+    Ok(n)
+}
+
 /// Takes ownership of a descriptor that a call has just returned.
 fn own(fd: RawFd) -> io::Result<OwnedFd> {
     check(fd)?;

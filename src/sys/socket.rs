@@ -1,6 +1,6 @@
 //! Sockets: what std and socket2 do not offer, or do with a retry inside.
 
-use super::{check, check_len, own};
+use super::{append, check, check_len, own};
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
@@ -76,16 +76,11 @@ fn peer(address: &libc::sockaddr_storage) -> Peer {
 /// `recv(2)` of up to `max` bytes behind the end of `buf`, and at most into its
 /// spare capacity, which must not be empty. 0 is the peer's end.
 pub fn recv_append(socket: BorrowedFd<'_>, buf: &mut Vec<u8>, max: usize) -> io::Result<usize> {
-    let spare = buf.spare_capacity_mut();
-    debug_assert!(!spare.is_empty());
-    let len = spare.len().min(max);
-    // SAFETY: writes at most `len` bytes, no more than `spare` has, into memory
-    // that is ours.
-    let n =
-        check_len(unsafe { libc::recv(socket.as_raw_fd(), spare.as_mut_ptr().cast(), len, 0) })?;
-    // SAFETY: the kernel has just written `n` bytes there.
-    unsafe { buf.set_len(buf.len() + n) };
-    Ok(n)
+    let max = max.min(buf.capacity() - buf.len());
+    debug_assert!(max > 0);
+    let fd = socket.as_raw_fd();
+    // SAFETY: recv writes what it returns, `len` bytes at most.
+    unsafe { append(buf, max, |at, len| libc::recv(fd, at, len, 0)) }
 }
 
 /// Whether bytes have come that nobody has read yet. The peer's end is none.
