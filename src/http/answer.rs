@@ -6,7 +6,7 @@ use super::head::{Bad, Head, Method};
 use super::put::Receiving;
 use super::response::{Date, Reply};
 use super::{After, Status, delete, get, put};
-use crate::buffer::Shared;
+use crate::buffer::Outbox;
 use crate::device::{Line, Refusal as Refused, Ticket};
 use crate::ledger::{Act, Ledger};
 use crate::seats::Seat;
@@ -29,10 +29,8 @@ pub enum Outcome {
 /// A reply in the making.
 pub struct Answer<'a> {
     pub site: &'a Site,
-    pub out: &'a mut Vec<u8>,
+    pub outbox: &'a mut Outbox,
     pub keep_alive: bool,
-    /// The reply's content, where it is not in `out`.
-    pub body: Option<Shared>,
     /// The device that was entered.
     pub line: Option<Line>,
     /// Of whoever answers: what it does in the device.
@@ -50,16 +48,15 @@ impl<'a> Answer<'a> {
         site: &'a Site,
         peer: &'a Peer,
         ticket: &'a mut Ticket,
-        out: &'a mut Vec<u8>,
+        outbox: &'a mut Outbox,
         date: &'a mut Date,
         ledger: &'a Ledger,
     ) -> Answer<'a> {
         let draining = site.is_draining();
         Answer {
             site,
-            out,
+            outbox,
             keep_alive: !draining,
-            body: None,
             line: None,
             ledger,
             peer,
@@ -143,7 +140,7 @@ impl<'a> Answer<'a> {
 
     /// The same, and where what is read goes.
     pub fn reads(&mut self) -> (&Seat, &mut Vec<u8>) {
-        (self.ticket.seat(), self.out)
+        (self.ticket.seat(), self.outbox.buf())
     }
 
     fn enter(&mut self, path: &StorePath) -> Result<(), Refused> {
@@ -185,7 +182,7 @@ impl<'a> Answer<'a> {
     /// The writer of this reply's head.
     pub fn reply(&mut self) -> Reply<'_> {
         Reply {
-            out: self.out,
+            out: self.outbox.buf(),
             // Now: a disk may have held up what is told here.
             date: self.date.at(clock::unix_seconds()),
             keep_alive: self.keep_alive,

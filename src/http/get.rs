@@ -75,7 +75,7 @@ fn kept_reply(kept: Arc<Kept>, to: &mut Answer<'_>) -> Outcome {
         to.reply().again(words, kept.content());
     } else {
         to.reply().again(words, &[]);
-        to.body = Some(kept);
+        to.outbox.put_body(kept);
     }
     to.done()
 }
@@ -107,7 +107,7 @@ fn file_reply(head: &Head<'_>, path: &StorePath, opened: Opened, to: &mut Answer
         }
         Err(bad) => return to.refuse(bad),
     };
-    let start = to.out.len();
+    let start = to.outbox.buf().len();
     to.reply().content(&about, &content);
     if head.method == Method::Head || span.is_empty() {
         return to.done();
@@ -117,19 +117,20 @@ fn file_reply(head: &Head<'_>, path: &StorePath, opened: Opened, to: &mut Answer
         return to.send(Sending::one(download, span, head.target));
     }
     to.ledger.then(Act::Read);
-    let begin = to.out.len();
+    let site = to.site;
     let (seat, out) = to.reads();
+    let begin = out.len();
     match download.read_into(out, span.first(), span.len() as usize, seat) {
         Ok(n) if n as u64 == span.len() => {
             if is_settled && span.len() == facts.size {
-                let content = &to.out[begin..];
-                to.site.store.keep(path, download.file(), facts, content);
+                let content = &out[begin..];
+                site.store.keep(path, download.file(), facts, content);
             }
             to.done()
         }
         // It shrank since fstat: the reply must not go out at all.
         short => {
-            to.out.truncate(start);
+            out.truncate(start);
             to.cut_short(head, short.err())
         }
     }

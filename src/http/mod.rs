@@ -20,7 +20,7 @@ mod turn;
 pub use answer::{Answer, Outcome};
 pub use status::Status;
 
-use crate::buffer::{Desk, Rest};
+use crate::buffer::{Desk, Outbox, Rest};
 use crate::device::{Call, Line, Ticket};
 use crate::ledger::Ledger;
 use crate::queue::Next;
@@ -66,9 +66,8 @@ impl Visit<'_> {
     /// An answer in the making, behind what the outbox holds. (Not where a head
     /// is at hand that lies in the inbox.)
     fn answer(&mut self) -> Answer<'_> {
-        let out = self.desk.outbox.buf();
-        let ledger = &self.desk.ledger;
-        Answer::new(self.site, self.peer, self.ticket, out, self.date, ledger)
+        let Desk { outbox, ledger, .. } = self.desk;
+        Answer::new(self.site, self.peer, self.ticket, outbox, self.date, ledger)
     }
 }
 
@@ -264,13 +263,13 @@ impl Conversation {
             }
             Waits::Head if waited >= limit(site.timeouts.head) => {
                 // Best effort: the socket has room for it, or nobody reads.
-                let mut out = Vec::new();
+                let mut outbox = Outbox::default();
                 let mut date = Date::new();
                 let mut ticket = Ticket::default();
                 let ledger = Ledger::default();
-                let _ =
-                    Answer::new(site, peer, &mut ticket, &mut out, &mut date, &ledger).time_out();
-                let _ = socket::send(socket, &out, false);
+                let _ = Answer::new(site, peer, &mut ticket, &mut outbox, &mut date, &ledger)
+                    .time_out();
+                let _ = outbox.flush(socket, false);
                 false
             }
             Waits::Body if waited >= limit(site.timeouts.body) => {

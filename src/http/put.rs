@@ -88,7 +88,8 @@ pub fn begin(head: &Head<'_>, path: &StorePath, arrived: u64, to: &mut Answer<'_
     match upload {
         Ok(upload) => {
             if head.expect_continue && arrived == 0 && known != Some(0) {
-                to.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                let out = to.outbox.buf();
+                out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             }
             let checksum = Checksum::new(head);
             Outcome::Receive(Box::new(Receiving {

@@ -187,7 +187,7 @@ impl Conversation {
                     visit.site,
                     visit.peer,
                     visit.ticket,
-                    visit.desk.outbox.buf(),
+                    &mut visit.desk.outbox,
                     visit.date,
                     &visit.desk.ledger,
                 );
@@ -202,10 +202,7 @@ impl Conversation {
                     Some(Outcome::Wait(line)) => Asked::Waits(line),
                     Some(outcome) => {
                         self.line = to.line;
-                        let body = to.body.take();
                         inbox.consume(consumed);
-                        body.into_iter()
-                            .for_each(|body| visit.desk.outbox.put_body(body));
                         self.follow(outcome);
                         return Asked::Answered;
                     }
@@ -266,9 +263,6 @@ impl Conversation {
             return Ok(Step::Turn(self.line_up(visit, account, line)?));
         }
         self.line = to.line;
-        let body = to.body.take();
-        body.into_iter()
-            .for_each(|body| visit.desk.outbox.put_body(body));
         self.follow(outcome);
         Ok(Step::On)
     }
