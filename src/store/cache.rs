@@ -157,7 +157,7 @@ impl Cache {
     }
 
     /// Whether anything is ever kept.
-    pub(super) fn has_room(&self) -> bool {
+    pub(super) fn keeps_any(&self) -> bool {
         self.room > 0
     }
 
@@ -175,7 +175,7 @@ impl Cache {
     }
 
     fn get_at(&self, path: &StorePath, now: impl FnOnce() -> u64) -> Option<Arc<Kept>> {
-        if self.room == 0 {
+        if !self.keeps_any() {
             return None;
         }
         let hash = self.hash(path);
@@ -261,10 +261,8 @@ impl Shard {
         }
         // Those whom the hand will come to first.
         let places = (self.hand..self.entries.capacity()).chain(0..self.hand);
-        let mut next = places.filter_map(|place| self.entries.get(place));
-        next.by_ref()
-            .take(LOOKS_AT)
-            .any(|entry| entry.kept.is_old(now))
+        let next = places.filter_map(|place| self.entries.get(place));
+        next.take(LOOKS_AT).any(|entry| entry.kept.is_old(now))
     }
 
     fn remove(&mut self, hash: u64) -> Option<Entry> {

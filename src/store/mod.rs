@@ -141,7 +141,7 @@ impl Store {
 
     /// Whether [`Store::recall`] can ever say yes.
     pub fn can_recall(&self) -> bool {
-        self.cache.has_room() && self.tells.load(Ordering::Relaxed)
+        self.cache.keeps_any() && self.tells.load(Ordering::Relaxed)
     }
 
     /// All of a file that is settled was read, and is kept if that is worth it.
