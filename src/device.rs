@@ -257,9 +257,9 @@ impl Devices {
         }
         let mut table = self.table.lock();
         if table.lanes.waiting_for(line.lane()) == 0 && table.lanes.has_room(line.lane()) {
-            let now = Tick::now();
             let is_slow = table.lanes.is_slow(line.lane());
-            return Ok((self.pass(&mut table, line.lane(), Some(now)), is_slow));
+            let pass = self.pass(&mut table, line.lane(), Some(Tick::now()));
+            return Ok((pass, is_slow));
         }
         Err(if !line.begun && table.lanes.is_full(line.lane()) {
             Refusal::Full(line)
@@ -383,9 +383,8 @@ impl Pass {
         if !std::mem::take(&mut self.is_new) {
             return false;
         }
-        let now = Tick::now();
         let mut table = self.devices.table.lock();
-        table.lanes.begin(self.lane, self.serial, now);
+        table.lanes.begin(self.lane, self.serial);
         table.lanes.is_slow(self.lane)
     }
 }

@@ -26,8 +26,9 @@ const LINE: usize = 128;
 /// so long. Milliseconds.
 const SLOW_MS: u64 = 200;
 
-/// Twice within so long: one may have lost its core. Milliseconds.
-const TWICE_MS: u64 = 25;
+/// Less than so long one after the other: one may have lost its core.
+/// Milliseconds.
+const TWICE_MS: u64 = 26;
 
 /// Lost consumers are replaced by this many times the number of all at most.
 /// Those beyond weigh on all devices again.
@@ -146,17 +147,16 @@ impl Lanes {
     }
 
     /// Who was called is inside from now on, by this thread.
-    pub fn begin(&mut self, lane: u32, serial: u64, now: Tick) {
+    pub fn begin(&mut self, lane: u32, serial: u64) {
         let inside = &mut self.lane(lane).inside;
         if let Some(visitor) = inside.iter_mut().find(|v| v.serial == serial) {
-            visitor.since = Some((now, Thread::this()));
+            visitor.since = Some((Tick::now(), Thread::this()));
         }
     }
 
     /// Whether who enters now may well wait there.
     pub fn is_slow(&mut self, lane: u32) -> bool {
-        let slow = self.lane(lane).slow;
-        slow > 0 && clock::coarse_ms().saturating_sub(slow) < SLOW_MS
+        clock::was_within(self.lane(lane).slow, SLOW_MS)
     }
 
     /// `has_waited`: see [`Lanes::is_slow`].
@@ -164,10 +164,10 @@ impl Lanes {
         let place = self.lane(lane);
         if has_waited {
             let now = clock::coarse_ms();
-            let before = std::mem::replace(&mut place.waited, now);
-            if before > 0 && now.saturating_sub(before) <= TWICE_MS {
+            if clock::was_within(place.waited, TWICE_MS) {
                 place.slow = now;
             }
+            place.waited = now;
         }
         let Some(at) = place.inside.iter().position(|v| v.serial == serial) else {
             return;

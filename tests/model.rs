@@ -1,7 +1,7 @@
 //! A model check of what is hard to test by running it: the hand-over of clients between the queue and its
 //! consumers, the lines before devices, the gate, the seats, and the stop of an acceptor. shuttle runs each scenario under thousands of schedules.
 //!
-//! `src/queue.rs`, `src/device.rs`, `src/seats.rs` and `src/worker/gate.rs` are the real ones, mounted at the root of this crate. What they import
+//! `src/queue.rs`, `src/device.rs`, `src/seats/` and `src/worker/gate.rs` are the real ones, mounted at the root of this crate. What they import
 //! from `crate::sync` and `crate::sys` is made here: shuttle's locks and atomics, a clock that moves when the
 //! scenario says so, and a kernel in memory. Timeouts never fire unless a scenario lets time pass, so that a lost
 //! wake-up is a deadlock, which shuttle reports with the schedule that led to it.
@@ -78,7 +78,7 @@ mod lane;
     dead_code,
     reason = "the real file; the scenarios need not use all of it"
 )]
-#[path = "../src/seats.rs"]
+#[path = "../src/seats/mod.rs"]
 mod seats;
 
 use model::scoreboard;

@@ -9,12 +9,15 @@
 //! keeps watch: a turn that is still the same at its next look has lost its seat.
 //! So a disk holds threads, as ever, and seats for some milliseconds at most.
 
+mod visit;
+
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::sys::clock;
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
+use visit::Visit;
 
 /// How often the watch looks for turns that do not end.
 const LOOK: Duration = Duration::from_millis(4);
@@ -22,9 +25,6 @@ const LOOK: Duration = Duration::from_millis(4);
 /// After so many looks at seats where nobody moved the watch sleeps until
 /// a client comes: a quiet server's threads do not wake.
 const QUIET_LOOKS: u32 = 4;
-
-/// What may have waited and took so long has waited. Nanoseconds.
-const LONG_NS: u64 = 2_000_000;
 
 /// After the watch has taken a seat, all who may wait give theirs up for so long:
 /// others may come to the same disk. Milliseconds.
@@ -55,7 +55,8 @@ pub struct Seats {
     standby: AtomicUsize,
     /// The watch sleeps until it is woken.
     dozes: AtomicBool,
-    /// When it last took a seat from one who hung, in milliseconds.
+    /// When it last took a seat from one who hung: milliseconds, of a clock that
+    /// does not wrap. 0: never.
     surprised: AtomicU64,
     room: Mutex<Room>,
     /// A seat has become free; told the watch only where nobody else stands by.
@@ -86,18 +87,15 @@ pub struct Seat {
     asks: Cell<u32>,
 }
 
-/// What is known of the visit to a device that is under way.
-#[derive(Default)]
-struct Visit {
-    /// Nanoseconds of the monotonic clock: it is not earlier than this. 0: with
-    /// the next that begins.
-    began: Cell<u64>,
-    /// It may be waiting, or have waited: it is timed.
-    may_wait: Cell<bool>,
-    /// It has waited, and could not know it before.
-    has_waited: Cell<bool>,
-    /// The device makes threads wait, lately.
-    is_slow: Cell<bool>,
+/// Whether this says that its owner's turn is under way.
+fn is_in_turn(word: u64) -> bool {
+    word & IN_TURN != 0
+}
+
+/// Makes a seat say another thing, if it says this still.
+fn replace(seat: &AtomicU64, word: u64, by: u64) -> bool {
+    seat.compare_exchange(word, by, Ordering::SeqCst, Ordering::SeqCst)
+        .is_ok()
 }
 
 impl Seats {
@@ -126,11 +124,8 @@ impl Seats {
     fn grab(&self, owner: u64) -> Option<(usize, u64)> {
         let word = owner << OWNER_SHIFT;
         self.seats.iter().enumerate().find_map(|(place, seat)| {
-            let is_free = seat.load(Ordering::SeqCst) == FREE
-                && seat
-                    .compare_exchange(FREE, word, Ordering::SeqCst, Ordering::SeqCst)
-                    .is_ok();
-            is_free.then_some((place, word))
+            let is_free = seat.load(Ordering::SeqCst) == FREE;
+            (is_free && replace(seat, FREE, word)).then_some((place, word))
         })
     }
 
@@ -209,18 +204,12 @@ impl Seats {
             let mut moves = false;
             for (place, (seat, before)) in self.seats.iter().zip(&mut seen).enumerate() {
                 let now = seat.load(Ordering::SeqCst);
-                let in_turn = now & IN_TURN != 0;
-                if is_time
-                    && in_turn
-                    && now == *before
-                    && seat
-                        .compare_exchange(now, word, Ordering::SeqCst, Ordering::SeqCst)
-                        .is_ok()
-                {
+                let is_stuck = is_time && is_in_turn(now) && now == *before;
+                if is_stuck && replace(seat, now, word) {
                     self.surprised.store(clock::coarse_ms(), Ordering::Relaxed);
                     return Some((place, word));
                 }
-                moves |= in_turn || now != *before;
+                moves |= is_in_turn(now) || now != *before;
                 *before = now;
             }
             quiet = if moves { 0 } else { quiet + 1 };
@@ -231,7 +220,7 @@ impl Seats {
     fn doze(&self, room: &mut MutexGuard<'_, Room>) {
         self.dozes.store(true, Ordering::SeqCst);
         // Whose turn began before may not have seen that it must wake us.
-        let in_turn = |seat: &AtomicU64| seat.load(Ordering::SeqCst) & IN_TURN != 0;
+        let in_turn = |seat: &AtomicU64| is_in_turn(seat.load(Ordering::SeqCst));
         if !self.seats.iter().any(in_turn) {
             self.watch.wait(room);
         }
@@ -248,10 +237,8 @@ impl Seats {
 
     /// A seat says this no more: it is free, unless it was another's already.
     fn free(&self, (place, word): (usize, u64)) {
-        let is_ours = self.seats[place]
-            .compare_exchange(word, FREE, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok();
-        if is_ours && self.standby.load(Ordering::SeqCst) > 0 {
+        let was_ours = replace(&self.seats[place], word, FREE);
+        if was_ours && self.standby.load(Ordering::SeqCst) > 0 {
             let room = self.room.lock();
             self.call(&room);
         }
@@ -291,13 +278,12 @@ impl Seat {
     }
 
     fn has_waited_within(&self, ms: u64) -> bool {
-        let waited = self.waited.get();
-        waited > 0 && clock::coarse_ms().saturating_sub(waited) < ms
+        clock::was_within(self.waited.get(), ms)
     }
 
     /// A turn begins, at this nanosecond of the monotonic clock. It has a seat.
     pub fn begin(&self, now: u64) {
-        self.visit.began.set(now);
+        self.visit.turn_begins(now);
         if let (Some(seats), Some((place, word))) = (&self.seats, self.held.get()) {
             let owner = word >> OWNER_SHIFT << OWNER_SHIFT;
             let turns = u64::from((word as u32).wrapping_add(ONE_TURN as u32));
@@ -313,9 +299,7 @@ impl Seat {
     pub fn end(&self) {
         if let (Some(seats), Some((place, word))) = (&self.seats, self.held.get()) {
             let at_rest = word & !IN_TURN;
-            let is_ours = seats.seats[place]
-                .compare_exchange(word, at_rest, Ordering::SeqCst, Ordering::SeqCst)
-                .is_ok();
+            let is_ours = replace(&seats.seats[place], word, at_rest);
             self.held.set(is_ours.then_some((place, at_rest)));
         }
     }
@@ -323,7 +307,7 @@ impl Seat {
     /// From here on it waits for a disk, or for a core for long: another takes
     /// its seat.
     pub fn will_wait(&self) {
-        self.stop_timing();
+        self.visit.stop_timing();
         if let Some(seats) = &self.seats {
             self.waited.set(clock::coarse_ms());
             if let Some(held) = self.held.take() {
@@ -335,10 +319,10 @@ impl Seat {
     /// From here on it may wait for a disk, nobody can say.
     pub fn may_wait(&self) {
         self.may_hang();
-        if self.held.get().is_some() && self.visit.is_slow.get() {
+        if self.held.get().is_some() && self.visit.is_slow() {
             self.will_wait();
         }
-        self.should_not_wait();
+        self.visit.start_timing();
     }
 
     /// It will not wait, but for a disk that hangs.
@@ -350,42 +334,24 @@ impl Seat {
 
     fn is_surprised(&self) -> bool {
         self.seats.as_ref().is_some_and(|seats| {
-            let when = seats.surprised.load(Ordering::Relaxed);
-            when > 0 && clock::coarse_ms().saturating_sub(when) < SURPRISED_MS
+            clock::was_within(seats.surprised.load(Ordering::Relaxed), SURPRISED_MS)
         })
     }
 
-    /// It will not wait, as far as anybody knows.
+    /// It will not wait, as far as anybody knows; should it, that is noticed.
     pub fn should_not_wait(&self) {
-        self.visit.may_wait.set(true);
+        self.visit.start_timing();
     }
 
     /// It enters a device, which may have made threads wait lately.
     pub fn enters(&self, is_slow: bool) {
-        self.visit.may_wait.set(false);
-        self.visit.has_waited.set(false);
-        self.visit.is_slow.set(is_slow);
-        if self.visit.began.get() == 0 {
-            self.visit.began.set(clock::monotonic_ns());
-        }
+        self.visit.begin(is_slow);
     }
 
     /// It leaves the device. Whether that has made it wait without its knowing
     /// before.
     pub fn leaves(&self) -> bool {
-        self.stop_timing();
-        self.visit.began.set(0);
-        self.visit.has_waited.get()
-    }
-
-    /// What comes now is no surprise.
-    fn stop_timing(&self) {
-        if self.visit.may_wait.take() {
-            let took = clock::monotonic_ns().saturating_sub(self.visit.began.get());
-            self.visit
-                .has_waited
-                .set(self.visit.has_waited.get() || took >= LONG_NS);
-        }
+        self.visit.end()
     }
 
     /// Whether it is a consumer's.
@@ -400,7 +366,7 @@ impl Seat {
             return false;
         }
         self.asks.set(self.asks.get().wrapping_add(1));
-        self.visit.is_slow.get()
+        self.visit.is_slow()
             || self.asks.get().is_multiple_of(ASKS_EVERY)
             || self.has_waited_within(WARY_MS)
     }

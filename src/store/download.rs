@@ -58,10 +58,15 @@ impl Download {
         seat: &Seat,
     ) -> io::Result<Sent> {
         if !self.copies {
-            match seat.asks().then(|| self.is_in_memory(offset)) {
-                Some(Some(false)) => seat.will_wait(),
-                Some(None) => seat.may_wait(),
-                Some(Some(true)) | None => seat.should_not_wait(),
+            let is_in_memory = if seat.asks() {
+                self.is_in_memory(offset)
+            } else {
+                Some(true)
+            };
+            match is_in_memory {
+                Some(true) => seat.should_not_wait(),
+                Some(false) => seat.will_wait(),
+                None => seat.may_wait(),
             }
             match sendfile::sendfile(socket, self.file.as_fd(), offset, max) {
                 Ok(0) => return Ok(Sent::Short),

@@ -72,6 +72,12 @@ pub fn coarse_ms() -> u64 {
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
+/// Whether that moment of [`coarse_ms`] is less than so many milliseconds ago; 0
+/// is no moment, but "never".
+pub fn was_within(when: u64, ms: u64) -> bool {
+    when > 0 && coarse_ms().saturating_sub(when) < ms
+}
+
 /// Nanoseconds of the monotonic clock, precise.
 pub fn monotonic_ns() -> u64 {
     let now = get(libc::CLOCK_MONOTONIC);

@@ -36,6 +36,10 @@ pub fn coarse_ms() -> u64 {
     monotonic_ns() / 1_000_000
 }
 
+pub fn was_within(when: u64, ms: u64) -> bool {
+    when > 0 && coarse_ms().saturating_sub(when) < ms
+}
+
 pub fn set_alarm(after: Duration, sleepers: Arc<Sleepers>, number: usize) {
     let at = NOW.get() + after.as_nanos() as u64;
     ALARMS.with_borrow_mut(|alarms| {

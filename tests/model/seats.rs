@@ -4,10 +4,11 @@
 use super::clock::{self, with_time};
 use super::echo::{Client, Line, Service};
 use super::kernel::{self, Cascade};
-use crate::explore;
 use crate::queue::Queue;
 use crate::seats::{Seat, Seats};
+use crate::{check, explore};
 use shuttle::rand::{Rng, thread_rng};
+use shuttle::scheduler::RandomScheduler;
 use shuttle::sync::Barrier;
 use shuttle::thread::{self, JoinHandle};
 use std::sync::Arc;
@@ -282,6 +283,35 @@ fn who_is_roused_stands_by_no_more() {
         }
         join(waiting);
         assert!(only.is_held());
+    });
+}
+
+/// Visits to a device: what nobody could know is found out, a wait that was known is none of it.
+#[test]
+fn a_known_wait_is_no_surprise() {
+    // alone, with the clock: there is nothing to schedule
+    check(RandomScheduler::new(1), || {
+        clock::reset();
+        let seat = Seat::new(&Seats::new(1));
+        let visit = |known: bool, then: Duration| {
+            assert!(seat.take());
+            seat.begin(clock::monotonic_ns());
+            seat.enters(false);
+            seat.may_wait();
+            if known {
+                seat.will_wait();
+                clock::pass(Duration::from_millis(10));
+                // what it does with what it was given
+                seat.may_wait();
+            }
+            clock::pass(then);
+            let has_waited = seat.leaves();
+            seat.end();
+            has_waited
+        };
+        let (short, long) = (Duration::from_millis(1), Duration::from_millis(3));
+        assert!(!visit(false, short) && visit(false, long));
+        assert!(!visit(true, short) && visit(true, long));
     });
 }
 
