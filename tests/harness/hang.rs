@@ -155,6 +155,12 @@ impl Drop for Hang<'_> {
     }
 }
 
+/// How many consumers of a worker are held; a prober may be, too.
+pub fn held_consumers(pid: i32) -> usize {
+    let held = held_threads(pid).into_iter();
+    held.filter(|name| name.starts_with("con:")).count()
+}
+
 /// The names of the threads of a process that are held, without the library's mark.
 pub fn held_threads(pid: i32) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"));

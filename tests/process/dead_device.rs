@@ -5,12 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{alone, facts};
-use crate::harness::hang::{Calls, Disk, held_threads};
+use super::{PROMPT, alone, facts};
+use crate::harness::hang::{self, Calls, Disk, held_threads};
 use crate::harness::{Conn, PATIENCE, Response, Server, assert_same, eventually, hex_md5, pattern};
-
-/// What a client of a healthy device may wait for its reply while other tests load the machine.
-const PROMPT: Duration = Duration::from_secs(2);
 
 /// Places in a device's line, a worker: queues.txt, "Limits".
 const LINE: usize = 128;
@@ -77,8 +74,8 @@ fn held(server: &Server) -> Vec<String> {
 
 /// How many of them are consumers.
 fn held_consumers(server: &Server) -> usize {
-    let is_consumer = |name: &&String| name.starts_with("con:");
-    held(server).iter().filter(is_consumer).count()
+    let pids = server.worker_pids();
+    pids.into_iter().map(hang::held_consumers).sum()
 }
 
 fn fill(server: &Server) {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::dead_device::is_refused_at_once;
 use super::{alone, facts};
-use crate::harness::hang::{Calls, Disk, Hang, held_threads};
+use crate::harness::hang::{Calls, Disk, Hang, held_consumers};
 use crate::harness::{Conn, PATIENCE, Server, eventually};
 
 /// More than the master waits before it kills: 1 s.
@@ -21,9 +21,7 @@ fn hung<'a>(disk: &'a Disk, options: &[&str]) -> (Server, Hang<'a>, Conn) {
     conn.send("GET /dev1/file HTTP/1.1\r\nHost: t\r\n\r\n");
     let workers = server.worker_pids();
     eventually("the request to hang", PATIENCE, || {
-        // a prober may hang too
-        let mut held = workers.iter().flat_map(|pid| held_threads(*pid));
-        held.any(|name| name.starts_with("con:"))
+        workers.iter().any(|pid| held_consumers(*pid) > 0)
     });
     (server, hang, conn)
 }

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{alone, facts};
-use crate::harness::hang::{Calls, Disk, held_threads};
+use crate::harness::hang::{Calls, Disk, held_consumers};
 use crate::harness::{Conn, PATIENCE, Server, eventually, pattern};
 
 /// One of each: what a client can do to a file.
@@ -136,11 +136,7 @@ fn a_held_call_ends_when_the_control_file_vanishes() {
     let hang = disk.hang(Calls::Opens);
     let mut conn = server.conn();
     conn.send("GET /dev1/file HTTP/1.1\r\nHost: t\r\n\r\n");
-    let consumers = || {
-        let held = held_threads(worker);
-        // a prober may be held too
-        held.iter().filter(|name| name.starts_with("con:")).count()
-    };
+    let consumers = || held_consumers(worker);
     eventually("the open to hang", PATIENCE, || consumers() == 1);
     server.conn().get("/").expect(200, true);
     hang.vanish();

@@ -45,6 +45,10 @@ mod upload_kill;
 mod wrk;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What a client that nothing should hold up may wait for its reply while other tests load the machine.
+const PROMPT: Duration = Duration::from_secs(2);
 
 /// The machine for one test of this module.
 pub fn alone() -> MutexGuard<'static, ()> {

@@ -7,13 +7,10 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::dead_device::is_refused_at_once;
-use super::{alone, facts};
+use super::{PROMPT, alone, facts};
 use crate::harness::fuse::{CONTENT, Fuse};
 use crate::harness::server::{Builder, is_root};
 use crate::harness::{Conn, PATIENCE, Server, eventually, pattern};
-
-/// What a client of a healthy device may wait for its reply while other tests load the machine.
-const PROMPT: Duration = Duration::from_secs(2);
 
 /// Threads of a process that the kernel holds in this function (proc(5): wchan).
 fn waiting_in(pid: i32, function: &str) -> usize {

@@ -4,13 +4,10 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::alone;
-use crate::harness::hang::{Calls, Disk, held_threads};
+use super::{PROMPT, alone};
+use crate::harness::hang::{Calls, Disk, held_consumers};
 use crate::harness::{Conn, PATIENCE, Server, eventually, hex_md5, pattern};
 use crate::http::fresh::wait_until_old;
-
-/// What a client of a healthy device may wait for its reply while other tests load the machine.
-const PROMPT: Duration = Duration::from_secs(2);
 
 /// Consumers of each server here.
 const CONSUMERS: usize = 20;
@@ -164,11 +161,8 @@ fn who_hangs_without_a_warning_holds_up_nobody() {
         conn.send("GET /dev1/kept HTTP/1.1\r\nHost: t\r\n\r\n");
     }
     let held = || -> Vec<usize> {
-        let count = |pid| {
-            let held = held_threads(pid).into_iter();
-            held.filter(|name| name.starts_with("con:")).count()
-        };
-        server.worker_pids().into_iter().map(count).collect()
+        let pids = server.worker_pids().into_iter();
+        pids.map(held_consumers).collect()
     };
     // more of each worker's than it has seats; who is accepted by which worker, the kernel decides
     eventually("half of the consumers to be held", PATIENCE, || {

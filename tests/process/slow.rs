@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::alone;
+use super::{PROMPT, alone};
 use crate::harness::{Conn, Server, assert_same, pattern};
 
 const READERS: usize = 100;
@@ -14,9 +14,6 @@ const ROUNDS: usize = 200;
 
 /// More than the socket buffers take, so that the server has to wait for the reader.
 const FILE: usize = 512 * 1024;
-
-/// What a fast client may wait for its reply while other tests load the machine.
-const PROMPT: Duration = Duration::from_secs(2);
 
 struct Writer {
     conn: Conn,

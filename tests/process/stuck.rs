@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::facts;
-use crate::harness::hang::{Calls, Disk, held_threads};
+use crate::harness::hang::{Calls, Disk, held_consumers, held_threads};
 use crate::harness::{Conn, PATIENCE, Server, eventually, pattern};
 use crate::http::fresh::wait_until_old;
 
@@ -159,8 +159,7 @@ fn hold_all(server: &Server) -> Vec<Conn> {
         asked.push(ask(server, &format!("/dev{nr}/file")));
         eventually("one more to be held", PATIENCE, || {
             assert!(asked.iter().all(Conn::is_silent), "an answer for {nr}");
-            let held = held_threads(worker);
-            held.iter().filter(|name| name.starts_with("con:")).count() == nr
+            held_consumers(worker) == nr
         });
     }
     asked
@@ -287,9 +286,7 @@ fn a_drain_in_which_nothing_moves_ends() {
     upload.settle();
     let worker = server.worker_pids()[0];
     eventually("a consumer to be held", PATIENCE, || {
-        held_threads(worker)
-            .iter()
-            .any(|name| name.starts_with("con:"))
+        held_consumers(worker) > 0
     });
     let at = Instant::now();
     server.signal(libc::SIGQUIT);
