@@ -4,6 +4,7 @@
 use super::Connection;
 use super::fsck::Fsck;
 use super::gate::Gate;
+use super::pace::Pace;
 use super::watchers::Watchers;
 use crate::buffer::Desk;
 use crate::device::{Devices, Ticket};
@@ -13,7 +14,6 @@ use crate::mgmt::Detached;
 use crate::queue::{LONGEST_WAIT, Next, Queue, Turn, Woken};
 use crate::seats::{Seat, Seats};
 use crate::site::Site;
-use crate::sys::clock;
 use crate::sys::signal::Mask;
 use std::io;
 use std::sync::Arc;
@@ -24,44 +24,6 @@ use std::time::Duration;
 /// While the consumers leave, the poison is thrown in again in this interval:
 /// a belt against kernels that drop its wake-up.
 const POISON_AGAIN: Duration = Duration::from_millis(10);
-
-/// A consumer that has run for so long without a pause offers its core to
-/// others: between two turns, where no client waits for it. Otherwise the
-/// kernel takes it away at a tick, most likely inside of a turn, and that client
-/// waits until all other consumers have had theirs. Nanoseconds.
-const YIELD_AFTER: u64 = 300_000;
-
-/// Turns that begin so far apart had a pause between them. Nanoseconds.
-const PAUSE: u64 = 100_000;
-
-/// How long a consumer has been running.
-#[derive(Default)]
-struct Pace {
-    /// When the last turn began.
-    last: u64,
-    /// Since then there was no pause.
-    since: u64,
-}
-
-impl Pace {
-    /// A turn begins: now, in nanoseconds.
-    fn turn(&mut self) -> u64 {
-        let now = clock::monotonic_ns();
-        if now - self.last > PAUSE {
-            self.since = now;
-        }
-        self.last = now;
-        now
-    }
-
-    /// The turn is over: others' turn to run?
-    fn rest(&mut self) {
-        if self.last - self.since > YIELD_AFTER {
-            self.since = self.last;
-            std::thread::yield_now();
-        }
-    }
-}
 
 /// What a consumer works with.
 #[derive(Clone)]
@@ -277,7 +239,7 @@ fn run(work: &Work, size: &Size, ledger: Arc<Ledger>) {
             continue;
         }
         let at_most = ticket.seat().waits_at_most(LONGEST_WAIT);
-        let mut turn = match work.queue.next(at_most) {
+        let mut turn = match pace.next(&work.queue, at_most) {
             Ok(Woken::By(turn)) => turn,
             Ok(Woken::Late) if !size.is_surplus() => continue,
             Ok(Woken::Late | Woken::Poisoned) => return,

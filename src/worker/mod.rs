@@ -9,12 +9,14 @@ pub mod gate;
 mod host;
 pub mod housekeeper;
 pub mod image;
+mod pace;
 mod patience;
 pub mod privileges;
 mod room;
 mod selftest;
 mod stuck;
 pub mod watchers;
+mod worth;
 
 use crate::channel::{Channel, Message};
 use crate::client::Client;
