@@ -19,6 +19,7 @@ use rmogstored::scoreboard::Scoreboard;
 use rmogstored::site::Site;
 use rmogstored::store::{Durability, Store};
 use rmogstored::sys::signal::Inbox;
+use rmogstored::worker::cores::Cores;
 use rmogstored::worker::{Crew, Door};
 
 /// A cycle that takes longer hangs.
@@ -81,8 +82,10 @@ impl Stage {
         let run = self.docroot.path().to_owned();
         let (master, board) = (Arc::clone(&self.master), self.board.clone());
         let site = Site::new(0, store, timeouts, Arc::clone(&devices), board, master);
-        let mut crew = Crew::start(vec![site], devices, run, 3, 1, 100).expect("threads");
-        crew.open(vec![door], false).expect("acceptors");
+        // one seat, wherever this runs
+        let cores = Cores::shared_by(1000);
+        let mut crew = Crew::start(vec![site], devices, run, 3, cores, 100).expect("threads");
+        crew.open(vec![door]).expect("acceptors");
         crew
     }
 

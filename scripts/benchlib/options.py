@@ -18,6 +18,7 @@ WORKLOADS = {
     "BALANCE": "1000 persistent connections over 4 workers",
     "SLOW": "16 small-GET clients beside 4, 16, 64 whose open() takes 20 ms",
     "DOWNLOADS": "16 small-GET clients beside 32 downloads of 64 MiB",
+    "BUSY": "16 small-GET clients, and a program that computes on the servers' core",
     "SATURATION": "24 clients, a connection per request of 5 ms, 8 workers of 1 consumer; also without the gate",
     "SYSCALLS": "system calls per request of A, C, D, I and P (under strace, not timed)",
 }
@@ -29,7 +30,7 @@ PEERS = {
     "h2o": "Debian's, defaults (no PUT; threads, not processes)",
 }
 QUICK_PEERS = ["nginx", "lighttpd"]
-NOT_QUICK = ["L1M"]
+NOT_QUICK = ["L1M", "BUSY"]
 
 
 class Options:

@@ -129,14 +129,18 @@ class Processes:
         """From now on this script and its clients stay on their core."""
         os.sched_setaffinity(0, self.client_cores)
 
-    def server(self, command, log, env, before_exec=None):
-        """Starts a server on its core, in a session of its own: ^C on a terminal is for this script."""
+    def beside_servers(self, command, **how):
+        """Starts it on the servers' core."""
         os.sched_setaffinity(0, self.server_cores)
         try:
-            return self.client(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                               env=env, preexec_fn=before_exec)
+            return self.client(command, stdin=subprocess.DEVNULL, **how)
         finally:
             os.sched_setaffinity(0, self.client_cores)
+
+    def server(self, command, log, env, before_exec=None):
+        """Starts a server on its core, in a session of its own: ^C on a terminal is for this script."""
+        return self.beside_servers(command, stdout=log, stderr=log, start_new_session=True, env=env,
+                                   preexec_fn=before_exec)
 
     def client(self, command, **how):
         process = subprocess.Popen(command, **how)

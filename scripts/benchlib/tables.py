@@ -27,6 +27,7 @@ def small(metric, form="{:.2f}", better="low", of=SMALL):
 def all_tables():
     slow = [f"SLOW-{count}" for count in (0, 4, 16, 64)]
     slow_titles = dict(zip(slow, ("no neighbour", "4 slow", "16 slow", "64 slow")))
+    busy = {"BUSY-0": "nothing", "BUSY-1": "a busy loop"}
     downloads = {"DOWNLOADS-0": "no neighbour", "DOWNLOADS-32": "32 downloads"}
     return [
         Table("cpu", "CPU µs per request",
@@ -68,6 +69,10 @@ def all_tables():
               [Column(name, "p99", f"p99, ms: {title}") for name, title in downloads.items()] +
               [Column(name, "rate", f"req/s: {title}", "{:.0f}", "high") for name, title in downloads.items()] +
               [Column("DOWNLOADS-32", "gib_s", "downloads, GiB/s", "{:.2f}", "high")]),
+        Table("busy", "Small GETs beside a program that computes",
+              "The same small GETs; a loop that does nothing else shares the servers' core.",
+              [Column(name, "p99", f"p99, ms: {title}") for name, title in busy.items()] +
+              [Column(name, "rate", f"req/s: {title}", "{:.0f}", "high") for name, title in busy.items()]),
         Table("saturation", "Saturation, a connection per request",
               "10 workers of 1 consumer, 30 clients, 5 ms a request: one queue would make each wait 15 ms, at "
               "2000 req/s.",

@@ -24,8 +24,8 @@ fn get(clock: libc::clockid_t) -> libc::timespec {
         tv_nsec: 0,
     };
     // SAFETY: `now` is a valid place for one timespec. The call can fail only
-    // for a clock that the kernel does not have; the ones above are older than
-    // any kernel that runs the rest.
+    // for a clock that the kernel does not have; the ones of this file are older
+    // than any kernel that runs the rest.
     unsafe { libc::clock_gettime(clock, &mut now) };
     now
 }

@@ -88,13 +88,12 @@ struct Work {
 impl Acceptor {
     /// Starts the thread. The listener is nobody else's in this process. All
     /// wait at `ready` before they accept: a worker that says so takes its part
-    /// from then on. `spare_cores`: this machine has more of them than workers.
+    /// from then on.
     pub fn start(
         nr: usize,
         door: Door,
         crew: &consumer::Work,
         ledger: Arc<Ledger>,
-        spare_cores: bool,
         ready: &Arc<Barrier>,
     ) -> io::Result<Acceptor> {
         let Door {
@@ -121,7 +120,7 @@ impl Acceptor {
             .spawn(move || {
                 Mask::all_but_kick().apply();
                 ready.wait();
-                work.run(Host::new(ledger, spare_cores));
+                work.run(Host::new(ledger));
                 work.shared.gone.store(true, Ordering::Release);
             })?;
         Ok(Acceptor {

@@ -2,6 +2,7 @@
 //! them wait on the one queue, and none ever adds to it.
 
 use super::Connection;
+use super::cores::Cores;
 use super::fsck::Fsck;
 use super::gate::Gate;
 use super::pace::Pace;
@@ -29,6 +30,8 @@ const POISON_AGAIN: Duration = Duration::from_millis(10);
 #[derive(Clone)]
 pub struct Work {
     pub queue: Arc<Queue<Connection>>,
+    /// What is this worker's of them.
+    pub cores: Cores,
     /// Of those consumers who wait for clients, or serve them.
     pub seats: Arc<Seats>,
     pub gate: Arc<Gate>,
@@ -229,7 +232,7 @@ fn run(work: &Work, size: &Size, ledger: Arc<Ledger>) {
     // Made when it is needed: many a consumer of a quiet server never is.
     let mut desk = None;
     let mut date = Date::new();
-    let mut pace = Pace::default();
+    let mut pace = Pace::new(work.cores.sharers());
     let mut ticket = Ticket::new(Seat::new(&work.seats));
     loop {
         if !ticket.seat().take() {

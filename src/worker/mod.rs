@@ -4,6 +4,7 @@ pub mod acceptor;
 mod account;
 mod bell;
 pub mod consumer;
+pub mod cores;
 pub mod fsck;
 pub mod gate;
 mod host;
@@ -36,6 +37,7 @@ use crate::sys::{memory, process, socket, thread, title};
 use acceptor::Acceptor;
 pub use acceptor::Door;
 use consumer::{Pool, Work};
+use cores::Cores;
 use fsck::Fsck;
 use gate::Gate;
 use housekeeper::Housekeeper;
@@ -43,7 +45,6 @@ use patience::Patience;
 use privileges::Privileges;
 use room::Room;
 use std::io;
-use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier};
@@ -101,20 +102,20 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// Starts the consumers; nobody is accepted yet. `seats`: so many of them
-    /// wait for clients, or serve them, at a time.
+    /// Starts the consumers; nobody is accepted yet.
     pub fn start(
         sites: Vec<Site>,
         devices: Arc<Devices>,
         run: PathBuf,
         consumers: usize,
-        seats: usize,
+        cores: Cores,
         connections: usize,
     ) -> io::Result<Crew> {
         let queue = Arc::new(Queue::new()?);
         let board = sites[0].board.clone();
         let work = Work {
-            seats: Seats::new(seats),
+            cores,
+            seats: Seats::new(cores.seats()),
             gate: Gate::new(consumers, connections),
             devices,
             sites: sites.into(),
@@ -135,9 +136,8 @@ impl Crew {
         })
     }
 
-    /// Starts the acceptors: who is accepted is served. `spare_cores`: there are
-    /// more than workers.
-    pub fn open(&mut self, doors: Vec<Door>, spare_cores: bool) -> io::Result<()> {
+    /// Starts the acceptors: who is accepted is served.
+    pub fn open(&mut self, doors: Vec<Door>) -> io::Result<()> {
         self.tare = self.totals();
         let work = &self.work;
         let ready = Arc::new(Barrier::new(doors.len() + 1));
@@ -147,7 +147,7 @@ impl Crew {
             .map(|(nr, door)| {
                 let ledger = Arc::new(Ledger::new(Who::Acceptor(nr)));
                 self.doormen.push(Arc::clone(&ledger));
-                Acceptor::start(nr, door, work, ledger, spare_cores, &ready)
+                Acceptor::start(nr, door, work, ledger, &ready)
             })
             .collect::<io::Result<_>>()?;
         ready.wait();
@@ -309,18 +309,15 @@ fn live(start: Start) -> io::Result<()> {
             .map_err(named("the housekeeper's loop"))?;
     // Threads inherit the mask: signals are the housekeeper's, that is ours.
     let ours = Mask::all().apply();
-    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let spare_cores = cores > config.workers;
     let docroots: Vec<PathBuf> = config.sites.iter().map(|s| s.docroot.clone()).collect();
     let run = start.run.clone();
-    let seats = cores.div_ceil(config.workers);
-    let crew = Crew::start(sites, devices, run, start.consumers, seats, connections)
+    let cores = Cores::shared_by(config.workers);
+    let crew = Crew::start(sites, devices, run, start.consumers, cores, connections)
         .map_err(named("starting threads"))
         .and_then(|mut crew| {
             slot.set_state(State::SelfTest);
             selftest::run(&crew.work, &docroots, &start.scoreboard)?;
-            crew.open(start.doors, spare_cores)
-                .map_err(named("starting threads"))?;
+            crew.open(start.doors).map_err(named("starting threads"))?;
             Ok(crew)
         });
     // Nobody waits for it: where a disk hangs, so does this thread alone.

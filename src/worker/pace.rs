@@ -12,48 +12,67 @@ use std::time::Duration;
 /// others: between two turns, where no client waits for it. Otherwise the
 /// kernel takes it away at a tick, most likely inside of a turn, and that client
 /// waits until all other consumers have had theirs. Nanoseconds.
-const YIELD_AFTER: u64 = 300_000;
+const SHORT_RUN: u64 = 300_000;
 
-/// Others who compute use what they are given to the end, and a consumer that
-/// offered its core as often as to its like would be left with a tenth of it. So
-/// it runs for this part of the time that its last offer took. With a half it
-/// gets twice as much, but is then interrupted in its turns: of small GETs beside
-/// such a program the p99 is 17 ms, and 4 ms with a quarter.
-const PART: u64 = 4;
+/// The same beside a program that computes: it uses what it is offered to its
+/// end, 3 to 4 ms, and with short runs a consumer would be left with a tenth of
+/// the core. With runs twice as long it gets more, but is then interrupted in its
+/// turns: of small GETs the p99 is 17 ms, and 4 ms with this one. Nanoseconds.
+const LONG_RUN: u64 = 1_000_000;
 
-/// An offer that took so long was taken by such a program. Nanoseconds.
-const DEAR: u64 = 1_000_000;
+/// Turns that begin so far apart had a pause between them. Nanoseconds.
+const PAUSE: u64 = 100_000;
 
-/// Behind a dear offer nobody offers who would sleep, for so many times as long
-/// as it took: who sleeps keeps his claim to the core, who yields forfeits it.
-const AS_LONG_AGAIN: u64 = 128;
+/// Behind an offer that such a program took, who would sleep makes none, for so
+/// many times as long: who sleeps keeps its claim to the core, who yields
+/// forfeits it.
+const DEAR_FOR: u64 = 128;
 
 /// No offer counts as longer: a process that was stopped offered nothing.
-const LONGEST: u64 = 10_000_000;
+/// Nanoseconds.
+const LONGEST: u64 = 100_000_000;
 
-/// How long a consumer has been running, and whether its offers are worth it.
-#[derive(Default)]
+/// How long a consumer has been running, and what came of its offers. Moments
+/// are nanoseconds of the monotonic clock.
 pub struct Pace {
+    /// An offer that takes longer was not taken by workers that share the core
+    /// alone: each has had a long run by then, and this one as well.
+    dear: u64,
     /// When the last turn began.
     last: u64,
-    /// When it was looked at last how long the consumer had run, and that.
+    /// Since then there was no pause, no offer, and no look at how long it had
+    /// run.
     since: u64,
-    ran: u64,
-    /// What the last offer took.
-    took: u64,
+    /// What that look has found; None: there was none.
+    ran: Option<u64>,
+    /// The run until the next offer.
+    run: u64,
     /// Until then it sleeps without an offer.
     dear_until: u64,
-    /// Clients come while others have the core.
-    worth: Worth,
+    /// Of offers of one who would sleep: clients have come meanwhile.
+    before_sleep: Worth,
 }
 
 impl Pace {
+    /// Of a consumer whose core so many workers share, its own among them.
+    pub fn new(sharers: usize) -> Pace {
+        Pace {
+            dear: LONG_RUN * sharers as u64,
+            last: 0,
+            since: 0,
+            ran: None,
+            run: SHORT_RUN,
+            dear_until: 0,
+            before_sleep: Worth::default(),
+        }
+    }
+
     /// Waits for a client, as the queue does. Where nobody has come, others get
     /// the core first, and then it looks again: workers that share a core serve
     /// whole rows of clients in turns so; otherwise each of them sleeps and is
     /// woken for each client, and pushes the other one off the core.
     pub fn next<T: AsFd>(&mut self, queue: &Queue<T>, at_most: Duration) -> io::Result<Woken<T>> {
-        if self.last < self.dear_until || !self.worth.tries() {
+        if self.last < self.dear_until || !self.before_sleep.tries() {
             return queue.next(at_most);
         }
         match queue.next(Duration::ZERO) {
@@ -63,42 +82,56 @@ impl Pace {
         self.offer();
         let come = queue.next(Duration::ZERO);
         let late = matches!(come, Ok(Woken::Late));
-        self.worth.was(!late);
+        self.before_sleep.was_worth_it(!late);
         if late { queue.next(at_most) } else { come }
     }
 
-    /// A turn begins: now, in nanoseconds.
+    /// A turn begins: now.
     pub fn turn(&mut self) -> u64 {
-        self.last = clock::monotonic_ns();
-        self.last
+        let now = clock::monotonic_ns();
+        if now - self.last > PAUSE {
+            (self.since, self.ran) = (now, None);
+        }
+        self.last = now;
+        now
     }
 
     /// The turn is over: others' turn to run?
     pub fn rest(&mut self) {
         let time = self.last - self.since;
-        if time > YIELD_AFTER.max(self.took / PART) {
-            let ran = clock::thread_ns();
-            // Otherwise others have had the core as long as this one.
-            if (ran - self.ran) > time / 2 {
-                self.offer();
-            }
-            self.since = self.last;
-            self.ran = ran;
+        if time > self.run && self.has_run_for(time) {
+            self.offer();
         }
+    }
+
+    /// Whether it has been on the core in that time, since the last look. Asked
+    /// where offers are dear alone: one who slept in between, or has had its core
+    /// taken away, makes none.
+    fn has_run_for(&mut self, time: u64) -> bool {
+        if self.run == SHORT_RUN {
+            return true;
+        }
+        let ran = clock::thread_ns();
+        let before = self.ran.replace(ran);
+        self.since = self.last;
+        before.is_some_and(|before| ran.saturating_sub(before) > time / 2)
     }
 
     fn offer(&mut self) {
         let begun = clock::monotonic_ns();
         std::thread::yield_now();
-        self.took(clock::monotonic_ns(), begun);
+        self.has_offered(begun, clock::monotonic_ns());
     }
 
-    /// An offer is over, that was made then.
-    fn took(&mut self, now: u64, begun: u64) {
-        self.took = (now - begun).min(LONGEST);
-        if self.took > DEAR {
-            self.dear_until = now + self.took * AS_LONG_AGAIN;
+    /// An offer was made from `begun` to `now`.
+    fn has_offered(&mut self, begun: u64, now: u64) {
+        let took = now - begun;
+        let is_dear = took > self.dear;
+        self.run = if is_dear { LONG_RUN } else { SHORT_RUN };
+        if is_dear {
+            self.dear_until = now + took.min(LONGEST) * DEAR_FOR;
         }
+        (self.last, self.since, self.ran) = (now, now, None);
     }
 }
 
@@ -112,7 +145,7 @@ mod tests {
     #[test]
     fn it_waits_as_the_queue_does() {
         let queue = Queue::new().unwrap();
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(1);
         let short = Duration::from_millis(1);
         // more often than offers in vain are made
         for _ in 0..10 {
@@ -143,16 +176,63 @@ mod tests {
         }
     }
 
+    const SECOND: u64 = 1_000_000_000;
+
     #[test]
     fn who_computes_beside_it_gets_few_offers() {
-        let second = 1_000_000_000;
-        let mut pace = Pace::default();
-        pace.took(5 * second, 5 * second - DEAR);
-        assert_eq!(pace.dear_until, 0, "others like us");
-        pace.took(5 * second, 5 * second - 3 * DEAR);
-        assert_eq!(pace.dear_until, 5 * second + 384 * DEAR);
-        pace.took(5 * second, 0);
-        assert!(pace.dear_until < 7 * second, "it was stopped");
-        assert!(pace.took / PART < second);
+        let mut pace = Pace::new(2);
+        let now = 5 * SECOND;
+        pace.has_offered(now - 2 * LONG_RUN, now);
+        assert_eq!((pace.run, pace.dear_until), (SHORT_RUN, 0), "one like it");
+        pace.has_offered(now - 3 * LONG_RUN, now);
+        assert_eq!(pace.run, LONG_RUN);
+        assert_eq!(pace.dear_until, now + 384 * LONG_RUN);
+        pace.has_offered(now - SHORT_RUN, now);
+        assert_eq!(pace.run, SHORT_RUN, "it has gone");
+        pace.has_offered(0, now);
+        assert!(pace.dear_until < now + 13 * SECOND, "it was stopped");
+    }
+
+    #[test]
+    fn however_many_share_a_core_their_runs_do_not_grow() {
+        for sharers in 1..100 {
+            // each of the others has a long run in the offer
+            let took = (sharers - 1) as u64 * LONG_RUN;
+            let mut pace = Pace::new(sharers);
+            pace.run = LONG_RUN;
+            pace.has_offered(SECOND - took, SECOND);
+            assert_eq!(pace.run, SHORT_RUN, "{sharers}");
+        }
+    }
+
+    /// Runs for so long, by its own clock.
+    fn run(ns: u64) {
+        let begun = clock::thread_ns();
+        while clock::thread_ns() - begun < ns {}
+    }
+
+    #[test]
+    fn who_runs_offers_and_who_sleeps_does_not() {
+        let offers = |first_run: u64, between: fn()| {
+            let mut pace = Pace::new(1);
+            pace.run = first_run;
+            let mut offers = 0;
+            for _ in 0..1000 {
+                let now = pace.turn();
+                between();
+                pace.rest();
+                // behind a look it is the turn's begin
+                offers += usize::from(pace.since > now);
+            }
+            offers
+        };
+        for first_run in [SHORT_RUN, LONG_RUN] {
+            assert!(offers(first_run, || run(PAUSE / 2)) > 5);
+        }
+        let nap = || std::thread::sleep(Duration::from_nanos(2 * PAUSE));
+        assert_eq!(offers(SHORT_RUN, nap), 0);
+        // too short for a pause, or hardly
+        let doze = || std::thread::sleep(Duration::from_nanos(PAUSE / 4));
+        assert_eq!(offers(LONG_RUN, doze), 0);
     }
 }

@@ -19,7 +19,8 @@ pub struct Worth {
 }
 
 impl Worth {
-    /// Whether to try it this time; `was` is told how it ended, if it was tried.
+    /// Whether to try it this time; `was_worth_it` is told how it ended, if
+    /// it was.
     pub fn tries(&mut self) -> bool {
         if self.leaves_out == 0 {
             return true;
@@ -29,7 +30,7 @@ impl Worth {
     }
 
     /// Whether it was worth it.
-    pub fn was(&mut self, yes: bool) {
+    pub fn was_worth_it(&mut self, yes: bool) {
         self.in_vain = if yes {
             0
         } else {
@@ -53,7 +54,7 @@ mod tests {
         let mut tried = 0;
         for _ in 0..of {
             if worth.tries() {
-                worth.was(yes);
+                worth.was_worth_it(yes);
                 tried += 1;
             }
         }

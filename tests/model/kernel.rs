@@ -260,6 +260,11 @@ impl Kernel {
         });
     }
 
+    /// epoll_wait with room for one event and a timeout of zero.
+    pub fn epoll_look(&self) -> Option<u64> {
+        self.call(|state, woken| state.take_event(woken))
+    }
+
     /// epoll_wait with room for one event; the timeout never comes.
     pub fn epoll_wait(&self) -> u64 {
         loop {

@@ -18,7 +18,6 @@ pub enum Wait {
 pub enum Event {
     Ready(u64),
     Poison,
-    #[expect(dead_code, reason = "no timeout comes in this kernel")]
     Timeout,
 }
 
@@ -70,10 +69,16 @@ impl Selector {
         Ok(())
     }
 
-    pub fn wait(&self, _timeout: Duration) -> io::Result<Event> {
-        Ok(match self.kernel.epoll_wait() {
-            POISON => Event::Poison,
-            token => Event::Ready(token),
+    /// No timeout comes but that of who does not wait.
+    pub fn wait(&self, timeout: Duration) -> io::Result<Event> {
+        let event = match timeout.is_zero() {
+            true => self.kernel.epoll_look(),
+            false => Some(self.kernel.epoll_wait()),
+        };
+        Ok(match event {
+            None => Event::Timeout,
+            Some(POISON) => Event::Poison,
+            Some(token) => Event::Ready(token),
         })
     }
 }

@@ -11,6 +11,7 @@ RUNS = {
     "BALANCE": balance.run,
     "SLOW": neighbours.run_slow,
     "DOWNLOADS": neighbours.run_downloads,
+    "BUSY": neighbours.run_busy,
     "SATURATION": saturation.run,
     "SYSCALLS": syscalls.run,
 }

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import subprocess
+import sys
 import time
 
 from ..load import CLOSED, COPIER, observed, result_of, run_closed
@@ -42,6 +43,16 @@ def undisturbed(server):
 def small_gets(bench, server, seconds):
     """Not by wrk: of requests that are not answered before the end it says nothing, and here they matter."""
     return run_closed(bench, server, SMALL, CLIENTS, seconds, True)
+
+
+@contextlib.contextmanager
+def computing(bench):
+    """A program that computes, on the servers' core, for as long as the block runs."""
+    program = bench.processes.beside_servers([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        bench.processes.end(program)
 
 
 def measure(bench, name, nr, server, command, fields):
@@ -87,3 +98,13 @@ def run_downloads(bench, _):
             for count in (0, DOWNLOADS):
                 command = [bench.helpers["copier"], str(server.port), L64M, str(count), "3600"]
                 measure(bench, f"DOWNLOADS-{count}", nr, server, command if count else None, COPIER)
+
+
+def run_busy(bench, _):
+    with bench.servers(bench.peers) as servers:
+        for server in servers:
+            small_gets(bench, server, bench.options.warm_up)
+        for nr, server in bench.rounds(servers, bench.fewer(3)):
+            measure(bench, "BUSY-0", nr, server, None, None)
+            with computing(bench):
+                measure(bench, "BUSY-1", nr, server, None, None)
