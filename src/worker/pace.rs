@@ -14,10 +14,10 @@ use std::time::Duration;
 /// waits until all other consumers have had theirs. Nanoseconds.
 const SHORT_RUN: u64 = 300_000;
 
-/// The same beside a program that computes: it uses what it is offered to its
-/// end, 3 to 4 ms, and with short runs a consumer would be left with a tenth of
-/// the core. With runs twice as long it gets more, but is then interrupted in its
-/// turns: of small GETs the p99 is 17 ms, and 4 ms with this one. Nanoseconds.
+/// The same beside a program that computes, which uses what it is offered to its
+/// end, 3 to 4 ms: with short runs half as many clients would be served. With
+/// longer ones it would be interrupted in its turns: of small GETs the p99 is
+/// 17 ms with 1.5 ms, and 5 to 7 ms with this. Nanoseconds.
 const LONG_RUN: u64 = 1_000_000;
 
 /// Turns that begin so far apart had a pause between them. Nanoseconds.
