@@ -17,13 +17,18 @@ const SHORT_RUN: u64 = 300_000;
 /// The same beside a program that computes, which uses what it is offered to its
 /// end, 3 to 4 ms: with short runs half as many clients would be served. With
 /// longer ones it would be interrupted in its turns: of small GETs the p99 is
-/// 17 ms with 1.5 ms, and 5 to 7 ms with this. Nanoseconds.
-const LONG_RUN: u64 = 1_000_000;
+/// 17 ms with runs of 1.5 ms. Nanoseconds.
+const LONG_RUN: u64 = 700_000;
+
+/// Others of our kind have their core for no longer than a long run and a turn,
+/// each: an offer that takes more, for each worker that shares the core, was
+/// taken by such a program. Nanoseconds.
+const DEAR: u64 = 1_000_000;
 
 /// Turns that begin so far apart had a pause between them. Nanoseconds.
 const PAUSE: u64 = 100_000;
 
-/// Behind an offer that such a program took, who would sleep makes none, for so
+/// Behind such an offer, who would sleep makes none, for so
 /// many times as long: who sleeps keeps its claim to the core, who yields
 /// forfeits it.
 const DEAR_FOR: u64 = 128;
@@ -35,8 +40,7 @@ const LONGEST: u64 = 100_000_000;
 /// How long a consumer has been running, and what came of its offers. Moments
 /// are nanoseconds of the monotonic clock.
 pub struct Pace {
-    /// An offer that takes longer was not taken by workers that share the core
-    /// alone: each has had a long run by then, and this one as well.
+    /// An offer that takes longer is.
     dear: u64,
     /// When the last turn began.
     last: u64,
@@ -57,7 +61,7 @@ impl Pace {
     /// Of a consumer whose core so many workers share, its own among them.
     pub fn new(sharers: usize) -> Pace {
         Pace {
-            dear: LONG_RUN * sharers as u64,
+            dear: DEAR * sharers as u64,
             last: 0,
             since: 0,
             ran: None,
@@ -131,7 +135,8 @@ impl Pace {
         if is_dear {
             self.dear_until = now + took.min(LONGEST) * DEAR_FOR;
         }
-        (self.last, self.since, self.ran) = (now, now, None);
+        let ran = is_dear.then(clock::thread_ns);
+        (self.last, self.since, self.ran) = (now, now, ran);
     }
 }
 
@@ -182,11 +187,11 @@ mod tests {
     fn who_computes_beside_it_gets_few_offers() {
         let mut pace = Pace::new(2);
         let now = 5 * SECOND;
-        pace.has_offered(now - 2 * LONG_RUN, now);
+        pace.has_offered(now - 2 * DEAR, now);
         assert_eq!((pace.run, pace.dear_until), (SHORT_RUN, 0), "one like it");
-        pace.has_offered(now - 3 * LONG_RUN, now);
+        pace.has_offered(now - 3 * DEAR, now);
         assert_eq!(pace.run, LONG_RUN);
-        assert_eq!(pace.dear_until, now + 384 * LONG_RUN);
+        assert_eq!(pace.dear_until, now + 384 * DEAR);
         pace.has_offered(now - SHORT_RUN, now);
         assert_eq!(pace.run, SHORT_RUN, "it has gone");
         pace.has_offered(0, now);
@@ -196,8 +201,8 @@ mod tests {
     #[test]
     fn however_many_share_a_core_their_runs_do_not_grow() {
         for sharers in 1..100 {
-            // each of the others has a long run in the offer
-            let took = (sharers - 1) as u64 * LONG_RUN;
+            // each of the others has a long run in the offer, and a turn
+            let took = (sharers - 1) as u64 * (LONG_RUN + 300_000);
             let mut pace = Pace::new(sharers);
             pace.run = LONG_RUN;
             pace.has_offered(SECOND - took, SECOND);
