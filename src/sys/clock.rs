@@ -30,12 +30,6 @@ fn get(clock: libc::clockid_t) -> libc::timespec {
     now
 }
 
-/// Nanoseconds for which the calling thread has run.
-pub fn thread_ns() -> u64 {
-    let ran = get(libc::CLOCK_THREAD_CPUTIME_ID);
-    ran.tv_sec as u64 * 1_000_000_000 + ran.tv_nsec as u64
-}
-
 /// A moment of the monotonic clock in milliseconds, good to a few of them
 /// (the kernel's tick). It wraps after 49 days: compare by [`Tick::since`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

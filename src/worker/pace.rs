@@ -12,17 +12,11 @@ use std::time::Duration;
 /// others: between two turns, where no client waits for it. Otherwise the
 /// kernel takes it away at a tick, most likely inside of a turn, and that client
 /// waits until all other consumers have had theirs. Nanoseconds.
-const SHORT_RUN: u64 = 300_000;
+const RUN: u64 = 300_000;
 
-/// The same beside a program that computes, which uses what it is offered to its
-/// end, 3 to 4 ms: with short runs half as many clients would be served. With
-/// longer ones it would be interrupted in its turns: of small GETs the p99 is
-/// 17 ms with runs of 1.5 ms. Nanoseconds.
-const LONG_RUN: u64 = 700_000;
-
-/// Others of our kind have their core for no longer than a long run and a turn,
-/// each: an offer that takes more, for each worker that shares the core, was
-/// taken by such a program. Nanoseconds.
+/// Others of our kind have the core for no longer than a run and a turn, each: an
+/// offer that takes more, for each worker that shares the core, was taken by a
+/// program that computes, which uses it to its end, 3 to 4 ms. Nanoseconds.
 const DEAR: u64 = 1_000_000;
 
 /// Turns that begin so far apart had a pause between them. Nanoseconds.
@@ -44,13 +38,8 @@ pub struct Pace {
     dear: u64,
     /// When the last turn began.
     last: u64,
-    /// Since then there was no pause, no offer, and no look at how long it had
-    /// run.
+    /// Since then there was no pause, and no offer.
     since: u64,
-    /// What that look has found; None: there was none.
-    ran: Option<u64>,
-    /// The run until the next offer.
-    run: u64,
     /// Until then it sleeps without an offer.
     dear_until: u64,
     /// Of offers of one who would sleep: clients have come meanwhile.
@@ -64,8 +53,6 @@ impl Pace {
             dear: DEAR * sharers as u64,
             last: 0,
             since: 0,
-            ran: None,
-            run: SHORT_RUN,
             dear_until: 0,
             before_sleep: Worth::default(),
         }
@@ -94,7 +81,7 @@ impl Pace {
     pub fn turn(&mut self) -> u64 {
         let now = clock::monotonic_ns();
         if now - self.last > PAUSE {
-            (self.since, self.ran) = (now, None);
+            self.since = now;
         }
         self.last = now;
         now
@@ -102,23 +89,9 @@ impl Pace {
 
     /// The turn is over: others' turn to run?
     pub fn rest(&mut self) {
-        let time = self.last - self.since;
-        if time > self.run && self.has_run_for(time) {
+        if self.last - self.since > RUN {
             self.offer();
         }
-    }
-
-    /// Whether it has been on the core in that time, since the last look. Asked
-    /// where offers are dear alone: one who slept in between, or has had its core
-    /// taken away, makes none.
-    fn has_run_for(&mut self, time: u64) -> bool {
-        if self.run == SHORT_RUN {
-            return true;
-        }
-        let ran = clock::thread_ns();
-        let before = self.ran.replace(ran);
-        self.since = self.last;
-        before.is_some_and(|before| ran.saturating_sub(before) > time / 2)
     }
 
     fn offer(&mut self) {
@@ -130,13 +103,10 @@ impl Pace {
     /// An offer was made from `begun` to `now`.
     fn has_offered(&mut self, begun: u64, now: u64) {
         let took = now - begun;
-        let is_dear = took > self.dear;
-        self.run = if is_dear { LONG_RUN } else { SHORT_RUN };
-        if is_dear {
+        if took > self.dear {
             self.dear_until = now + took.min(LONGEST) * DEAR_FOR;
         }
-        let ran = is_dear.then(clock::thread_ns);
-        (self.last, self.since, self.ran) = (now, now, ran);
+        (self.last, self.since) = (now, now);
     }
 }
 
@@ -188,56 +158,45 @@ mod tests {
         let mut pace = Pace::new(2);
         let now = 5 * SECOND;
         pace.has_offered(now - 2 * DEAR, now);
-        assert_eq!((pace.run, pace.dear_until), (SHORT_RUN, 0), "one like it");
+        assert_eq!(pace.dear_until, 0, "one like it");
         pace.has_offered(now - 3 * DEAR, now);
-        assert_eq!(pace.run, LONG_RUN);
         assert_eq!(pace.dear_until, now + 384 * DEAR);
-        pace.has_offered(now - SHORT_RUN, now);
-        assert_eq!(pace.run, SHORT_RUN, "it has gone");
         pace.has_offered(0, now);
         assert!(pace.dear_until < now + 13 * SECOND, "it was stopped");
     }
 
     #[test]
-    fn however_many_share_a_core_their_runs_do_not_grow() {
+    fn however_many_share_a_core_they_are_not_dear() {
         for sharers in 1..100 {
-            // each of the others has a long run in the offer, and a turn
-            let took = (sharers - 1) as u64 * (LONG_RUN + 300_000);
+            // each of the others has a run in the offer, and a turn
+            let took = (sharers - 1) as u64 * 2 * RUN;
             let mut pace = Pace::new(sharers);
-            pace.run = LONG_RUN;
             pace.has_offered(SECOND - took, SECOND);
-            assert_eq!(pace.run, SHORT_RUN, "{sharers}");
+            assert_eq!(pace.dear_until, 0, "{sharers}");
         }
     }
 
-    /// Runs for so long, by its own clock.
+    /// Runs for so long.
     fn run(ns: u64) {
-        let begun = clock::thread_ns();
-        while clock::thread_ns() - begun < ns {}
+        let begun = clock::monotonic_ns();
+        while clock::monotonic_ns() - begun < ns {}
     }
 
     #[test]
     fn who_runs_offers_and_who_sleeps_does_not() {
-        let offers = |first_run: u64, between: fn()| {
+        let offers = |between: fn()| {
             let mut pace = Pace::new(1);
-            pace.run = first_run;
             let mut offers = 0;
             for _ in 0..1000 {
                 let now = pace.turn();
                 between();
                 pace.rest();
-                // behind a look it is the turn's begin
                 offers += usize::from(pace.since > now);
             }
             offers
         };
-        for first_run in [SHORT_RUN, LONG_RUN] {
-            assert!(offers(first_run, || run(PAUSE / 2)) > 5);
-        }
+        assert!(offers(|| run(PAUSE / 2)) > 5);
         let nap = || std::thread::sleep(Duration::from_nanos(2 * PAUSE));
-        assert_eq!(offers(SHORT_RUN, nap), 0);
-        // too short for a pause, or hardly
-        let doze = || std::thread::sleep(Duration::from_nanos(PAUSE / 4));
-        assert_eq!(offers(LONG_RUN, doze), 0);
+        assert_eq!(offers(nap), 0);
     }
 }
